@@ -1,0 +1,11 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace tandem {
+
+void bind_matmul(nanobind::module_& m);
+void bind_cpu(nanobind::module_& m);
+void bind_sampler(nanobind::module_& m);
+
+}  // namespace tandem

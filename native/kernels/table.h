@@ -1,0 +1,27 @@
+// Fills a Kernels table from the templates of one instruction set; included once by each kernels_<isa>.cpp.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+#include "kernels/quantize.h"
+
+namespace tandem::TANDEM_ISA {
+
+inline Kernels make_table(const char* name) {
+    return {
+        .name = name,
+        .quantize_row = quantize_row,
+        .matmul = matmul,
+        .rms_norm = rms_norm,
+        .gate_up = gate_up,
+        .add = add,
+        .scale = scale,
+        .softcap = softcap,
+        .rope = rope,
+        .store_kv = store_kv,
+        .attention = attention,
+    };
+}
+
+}  // namespace tandem::TANDEM_ISA

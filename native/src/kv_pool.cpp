@@ -1,0 +1,51 @@
+#include "src/kv_pool.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace tandem {
+
+namespace {
+
+int64_t element_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
+int64_t padded(int head_dim) { return (head_dim + 15) / 16 * 16; }
+int64_t bytes_per_head(int head_dim, KvType type) {
+    return (head_dim + padded(head_dim)) * kPageSize * element_bytes(type);
+}
+
+}  // namespace
+
+int64_t KvPool::page_bytes(int layers, int kv_heads, int head_dim, KvType type) {
+    return int64_t{layers} * kv_heads * bytes_per_head(head_dim, type);
+}
+
+KvPool::KvPool(int group, std::vector<int> layers, int kv_heads, int head_dim, KvType type, int pages)
+    : group_(group),
+      layers_(std::move(layers)),
+      kv_heads_(kv_heads),
+      head_dim_(head_dim),
+      pages_(pages),
+      type_(type),
+      key_bytes_(int64_t{head_dim} * kPageSize * element_bytes(type)),
+      head_bytes_(bytes_per_head(head_dim, type)),
+      layer_bytes_(pages * kv_heads * head_bytes_),
+      memory_(static_cast<size_t>(layers_.size()) * layer_bytes_) {}
+
+int KvPool::index_of(int layer) const {
+    const auto found = std::find(layers_.begin(), layers_.end(), layer);
+    return found == layers_.end() ? -1 : static_cast<int>(found - layers_.begin());
+}
+
+void KvPool::copy_page(int source, int target) {
+    if (std::min(source, target) < 0 || std::max(source, target) >= pages_) {
+        throw std::invalid_argument("copy_page: the pool has pages 0 to " + std::to_string(pages_ - 1));
+    }
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+        uint8_t* base = memory_.data() + layer * layer_bytes_;
+        std::memcpy(base + target * page_stride(), base + source * page_stride(), page_stride());
+    }
+}
+
+}  // namespace tandem

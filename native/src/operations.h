@@ -1,0 +1,68 @@
+// The operations of a program, one per kind of block. Every thread calls run(); each ends with the hidden
+// rows (or logits, or partials) visible to all threads.
+#pragma once
+
+#include "src/program.h"
+
+namespace tandem {
+
+// Angles of the rows' positions for every rope of the program; threads share the rows.
+void fill_rope_tables(Worker& worker, const Step& step);
+
+// Query rows that one attention task takes: enough to reuse the loads of a page, few enough to spread over
+// threads.
+int attention_rows_per_task(int heads_per_kv);
+
+class EmbedOperation final : public Operation {
+ public:
+    explicit EmbedOperation(EmbedBlock block) : block_(std::move(block)) {}
+    void run(Worker& worker, const Step& step) const override;
+
+ private:
+    EmbedBlock block_;
+};
+
+class AttentionOperation final : public Operation {
+ public:
+    AttentionOperation(AttentionBlock block, int rope_table)
+        : block_(std::move(block)), rope_table_(rope_table) {}
+    void run(Worker& worker, const Step& step) const override;
+
+ private:
+    int64_t row_width() const { return block_.q->rows + block_.k->rows + block_.v->rows; }
+    void project(Worker& worker, const Step& step) const;
+    void rotate_and_store(Worker& worker, const Step& step) const;
+    void attend(Worker& worker, const Step& step) const;
+
+    AttentionBlock block_;
+    int rope_table_;
+};
+
+class FfnOperation final : public Operation {
+ public:
+    explicit FfnOperation(FfnBlock block) : block_(std::move(block)) {}
+    void run(Worker& worker, const Step& step) const override;
+
+ private:
+    FfnBlock block_;
+};
+
+class CombineOperation final : public Operation {
+ public:
+    explicit CombineOperation(CombineBlock block) : block_(std::move(block)) {}
+    void run(Worker& worker, const Step& step) const override;
+
+ private:
+    CombineBlock block_;
+};
+
+class HeadOperation final : public Operation {
+ public:
+    explicit HeadOperation(HeadBlock block) : block_(std::move(block)) {}
+    void run(Worker& worker, const Step& step) const override;
+
+ private:
+    HeadBlock block_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,233 @@
+#include "kernels/packed_matrix.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "src/gguf_blocks.h"
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr std::align_val_t kAlignment{64};
+
+int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// A vector of 64 bytes gathers four bytes of each of the 16 rows.
+void interleave(const uint8_t (*rows)[kBlockColumns], int first, uint8_t* out) {
+    for (int i = 0; i < kGroupRows; ++i) std::memcpy(out + 4 * i, rows[i] + first, 4);
+}
+
+// Packs q[row][column], unsigned values of one block, as packed_matrix.h states.
+template <WeightType T>
+void pack_quants(const uint8_t (*q)[kBlockColumns], uint8_t* out) {
+    alignas(64) uint8_t quad[8][64];
+    for (int j = 0; j < 8; ++j) interleave(q, 4 * j, quad[j]);
+    if constexpr (quant_bits(T) == 8) {
+        std::memcpy(out, quad, sizeof quad);
+        return;
+    }
+    for (int j = 0; j < 4; ++j) {
+        for (int p = 0; p < 64; ++p) {
+            out[64 * j + p] = static_cast<uint8_t>((quad[j][p] & 15) | quad[j + 4][p] << 4);
+        }
+    }
+    if constexpr (quant_bits(T) == 5) {
+        for (int p = 0; p < 64; ++p) {
+            unsigned bits = 0;
+            for (int j = 0; j < 8; ++j) bits |= static_cast<unsigned>(quad[j][p] >> 4) << j;
+            out[256 + p] = static_cast<uint8_t>(bits);
+        }
+    }
+    if constexpr (quant_bits(T) == 6) {
+        for (int half = 0; half < 2; ++half) {
+            for (int p = 0; p < 64; ++p) {
+                unsigned bits = 0;
+                for (int j = 0; j < 4; ++j)
+                    bits |= static_cast<unsigned>(quad[4 * half + j][p] >> 4) << (2 * j);
+                out[256 + 64 * half + p] = static_cast<uint8_t>(bits);
+            }
+        }
+    }
+}
+
+// Writes lane `i` of the header entry for block `b` of a panel, from the source block that holds it.
+template <WeightType T>
+void pack_scales(const uint8_t* source, int b, int i, uint8_t* panel) {
+    if constexpr (T == WeightType::kQ6_K) {
+        panel[64 + 32 * b + i] = source[192 + 2 * b];
+        panel[64 + 32 * b + 16 + i] = source[192 + 2 * b + 1];
+        if (b == 0) std::memcpy(panel + 2 * i, source + 208, 2);
+    } else if constexpr (is_k_quant(T)) {
+        k_scale_min(source + 4, b, panel + 64 + 16 * b + i, panel + 192 + 16 * b + i);
+        if (b == 0) {
+            std::memcpy(panel + 2 * i, source, 2);
+            std::memcpy(panel + 32 + 2 * i, source + 2, 2);
+        }
+    } else {
+        std::memcpy(panel + 32 * b + 2 * i, source, 2);
+        if constexpr (has_minimum(T)) std::memcpy(panel + 256 + 32 * b + 2 * i, source + 2, 2);
+    }
+}
+
+template <WeightType T>
+void repack_quantized(PackedMatrix& w, const uint8_t* source, int64_t group) {
+    const SourceBlock unit = source_block(T);
+    const int64_t row_bytes = w.columns / unit.columns * unit.bytes;
+    const int rows =
+        static_cast<int>(w.rows - group * kGroupRows < kGroupRows ? w.rows - group * kGroupRows : kGroupRows);
+    const uint8_t* first = source + group * kGroupRows * row_bytes;
+    uint8_t* out = w.data + group * w.group_bytes;
+    alignas(64) uint8_t q[kGroupRows][kBlockColumns];
+    std::memset(q, 0, sizeof q);
+    const int64_t blocks = w.columns / kBlockColumns;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int b = static_cast<int>(block % kPanelBlocks);
+        uint8_t* panel = out + block / kPanelBlocks * panel_bytes(T);
+        if (b == 0) std::memset(panel, 0, header_bytes(T));
+        const int64_t offset = is_k_quant(T) ? block / kPanelBlocks * unit.bytes : block * unit.bytes;
+        for (int i = 0; i < rows; ++i) {
+            const uint8_t* p = first + i * row_bytes + offset;
+            read_quants<T>(p, b, q[i]);
+            pack_scales<T>(p, b, i, panel);
+        }
+        pack_quants<T>(q, panel + header_bytes(T) + b * block_bytes(T));
+    }
+}
+
+template <typename Word>
+void repack_float(PackedMatrix& w, const uint8_t* source, int64_t group) {
+    uint8_t* out = w.data + group * w.group_bytes;
+    std::memset(out, 0, static_cast<size_t>(w.group_bytes));
+    for (int64_t i = 0; i < kGroupRows && group * kGroupRows + i < w.rows; ++i) {
+        const uint8_t* row =
+            source + (group * kGroupRows + i) * w.columns * static_cast<int64_t>(sizeof(Word));
+        for (int64_t c = 0; c < w.columns; ++c) {
+            std::memcpy(out + (c * kGroupRows + i) * sizeof(Word), row + c * sizeof(Word), sizeof(Word));
+        }
+    }
+}
+
+}  // namespace
+
+SourceBlock source_block(WeightType t) {
+    switch (t) {
+        case WeightType::kF32:
+            return {1, 4};
+        case WeightType::kF16:
+        case WeightType::kBF16:
+            return {1, 2};
+        case WeightType::kQ4_0:
+            return {32, 18};
+        case WeightType::kQ4_1:
+            return {32, 20};
+        case WeightType::kQ5_0:
+            return {32, 22};
+        case WeightType::kQ5_1:
+            return {32, 24};
+        case WeightType::kQ8_0:
+            return {32, 34};
+        case WeightType::kQ4_K:
+            return {256, 144};
+        case WeightType::kQ5_K:
+            return {256, 176};
+        case WeightType::kQ6_K:
+            return {256, 210};
+    }
+    throw std::invalid_argument("products do not take weights of GGUF type " +
+                                std::to_string(static_cast<int>(t)));
+}
+
+int64_t source_bytes(WeightType type, int64_t rows, int64_t columns) {
+    const SourceBlock unit = source_block(type);
+    return rows * (columns / unit.columns * unit.bytes);
+}
+
+void Unmap::operator()(uint8_t* p) const {
+    if (mapped > 0) {
+        munmap(p, static_cast<size_t>(mapped));
+    } else {
+        operator delete[](p, kAlignment);
+    }
+}
+
+PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns) {
+    const SourceBlock unit = source_block(type);
+    if (rows < 0 || columns < 0 || columns % unit.columns != 0) {
+        throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
+                                    " cannot be packed: columns must be a multiple of " +
+                                    std::to_string(unit.columns));
+    }
+    PackedMatrix w{type, rows, columns, (rows + kGroupRows - 1) / kGroupRows,
+                   0,    0,    nullptr, {nullptr, Unmap{0}}};
+    if (is_quantized(type)) {
+        const int64_t blocks = columns / kBlockColumns, rest = blocks % kPanelBlocks;
+        w.group_bytes = blocks / kPanelBlocks * panel_bytes(type);
+        if (rest > 0) w.group_bytes += header_bytes(type) + rest * block_bytes(type);
+    } else {
+        w.group_bytes = round_up(columns * kGroupRows * float_bytes(type), 64);
+    }
+    w.bytes = w.groups * w.group_bytes;
+    if (w.bytes < kHugePage) {
+        w.owner = {new (kAlignment) uint8_t[static_cast<size_t>(w.bytes > 0 ? w.bytes : 1)], Unmap{0}};
+    } else {
+        // Map one huge page too many and give back what lies outside the aligned part.
+        const int64_t size = round_up(w.bytes, 4096);
+        void* raw = mmap(nullptr, static_cast<size_t>(size + kHugePage), PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (raw == MAP_FAILED) throw std::bad_alloc();
+        auto* base = static_cast<uint8_t*>(raw);
+        const int64_t before =
+            (kHugePage - static_cast<int64_t>(reinterpret_cast<uintptr_t>(base) % kHugePage)) % kHugePage;
+        if (before > 0) munmap(base, static_cast<size_t>(before));
+        if (before < kHugePage) munmap(base + before + size, static_cast<size_t>(kHugePage - before));
+        madvise(base + before, static_cast<size_t>(size), MADV_HUGEPAGE);
+        w.owner = {base + before, Unmap{size}};
+    }
+    w.data = w.owner.get();
+    return w;
+}
+
+void repack_groups(PackedMatrix& w, const uint8_t* source, int64_t group_begin, int64_t group_end) {
+    for (int64_t g = group_begin; g < group_end; ++g) {
+        switch (w.type) {
+            case WeightType::kF32:
+                repack_float<uint32_t>(w, source, g);
+                break;
+            case WeightType::kF16:
+            case WeightType::kBF16:
+                repack_float<uint16_t>(w, source, g);
+                break;
+            case WeightType::kQ4_0:
+                repack_quantized<WeightType::kQ4_0>(w, source, g);
+                break;
+            case WeightType::kQ4_1:
+                repack_quantized<WeightType::kQ4_1>(w, source, g);
+                break;
+            case WeightType::kQ5_0:
+                repack_quantized<WeightType::kQ5_0>(w, source, g);
+                break;
+            case WeightType::kQ5_1:
+                repack_quantized<WeightType::kQ5_1>(w, source, g);
+                break;
+            case WeightType::kQ8_0:
+                repack_quantized<WeightType::kQ8_0>(w, source, g);
+                break;
+            case WeightType::kQ4_K:
+                repack_quantized<WeightType::kQ4_K>(w, source, g);
+                break;
+            case WeightType::kQ5_K:
+                repack_quantized<WeightType::kQ5_K>(w, source, g);
+                break;
+            case WeightType::kQ6_K:
+                repack_quantized<WeightType::kQ6_K>(w, source, g);
+                break;
+        }
+    }
+}
+
+}  // namespace tandem

@@ -1,0 +1,38 @@
+// A counter that only grows; host and devices wait for values and signal them (the semantics of a Vulkan
+// timeline semaphore). A step that failed reaches its value too, with the reason attached, so that nobody
+// waits for ever.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+namespace tandem {
+
+struct StepFailed : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Shared with lanes, which drop their references without the interpreter: always owned by a C++ shared_ptr.
+class Timeline : public std::enable_shared_from_this<Timeline> {
+ public:
+    uint64_t value() const;
+    void signal(uint64_t value);
+    // Reaches `value` as failed: waiting for exactly this value throws StepFailed(reason).
+    void fail(uint64_t value, const std::string& reason);
+    void wait(uint64_t value) const;
+
+ private:
+    void advance(uint64_t value);
+
+    mutable std::mutex mutex_;
+    mutable std::condition_variable reached_;
+    uint64_t value_ = 0;
+    std::map<uint64_t, std::string> failures_;  // the last few; older ones have been waited for
+};
+
+}  // namespace tandem

@@ -1,0 +1,71 @@
+"""How a benchmark says what it found: medians with spread, versions, the commit, and one JSON file a run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tandem.bench.machine import describe_machine
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Median, smallest and largest of the repeated measurements of one quantity."""
+
+    median: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Summary:
+        return cls(statistics.median(samples), min(samples), max(samples), tuple(samples))
+
+    def __str__(self) -> str:
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)}, n={len(self.samples)})"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _short(value: float) -> str:
+    digits = 0 if value >= 1000 else 1 if value >= 10 else 3
+    return f"{value:.{digits}f}"
+
+
+def git_commit(where: Path) -> str | None:
+    """The commit that `where` is checked out at, with `-dirty` if tracked files differ; None outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=where, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def run_header(where: Path, versions: dict[str, str]) -> dict[str, Any]:
+    """What every result begins with: when, which commit, machine, versions and the exact command."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(where),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "machine": describe_machine().to_json(),
+        "versions": {"tandem": metadata.version("tandem-llm"), "numpy": metadata.version("numpy"), **versions},
+    }
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Writes `result` as indented JSON; the folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

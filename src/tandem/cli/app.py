@@ -1,0 +1,88 @@
+"""`tandem` itself: which commands there are, and what becomes of an error.
+
+Importing this must stay cheap: a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from tandem.cli import chat, inspect, run
+from tandem.cli.options import flags
+from tandem.errors import TandemError
+
+DEBUG_VARIABLE = "TANDEM_DEBUG"
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="tandem",
+    help="Run language models on this machine's own processors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tandem {version('tandem-llm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Run language models on this machine's own processors."""
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns what a command raises into a line on stderr and an exit code; never a traceback, unless asked for."""
+
+    @functools.wraps(command)
+    def guarded(*args: object, **kwargs: object) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except typer.Exit:
+            raise
+        except TandemError as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            _fail(EXIT_USAGE, str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader has seen enough. What is still buffered must not fail again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            _fail(EXIT_ERROR, f"unexpected {what} (set {DEBUG_VARIABLE}=1 for the traceback)")
+
+    return guarded
+
+
+def _fail(code: int, message: str) -> None:
+    """One line, whatever the message holds."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+for _name, _command in (("run", run.run), ("chat", chat.chat), ("inspect", inspect.inspect)):
+    app.command(_name)(_guarded(flags(_command)))

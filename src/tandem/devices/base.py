@@ -1,0 +1,171 @@
+"""The seam. Everything above it plans in blocks; everything below it knows how a kernel is tiled.
+
+block    = device.load(spec, weights)            # repacked, resident until unload
+pool     = device.allocate_kv(group, pages)      # the device owns the bytes, the engine owns the page ids
+program  = device.link(blocks, rows=…, …)        # consecutive blocks, one executable
+program.submit(batch, wait=[…], signal=…)        # queued on the device's lane, in order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem._native import StepFailed, Timeline
+from tandem.devices.batch import Batch
+from tandem.devices.spec import BlockSpec, KVDtype, Slice
+from tandem.errors import DeviceError
+from tandem.weights.tensor import Tensor
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A point on a timeline: reached once the timeline's value is at least `value`. Host and devices wait and signal."""
+
+    timeline: Timeline
+    value: int
+
+    def wait(self) -> None:
+        """Blocks without the GIL; raises DeviceError with the reason if the run that signals this value failed."""
+        try:
+            self.timeline.wait(self.value)
+        except StepFailed as failure:
+            raise DeviceError(str(failure)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpace:
+    """A kind of memory a device works in. `host_mapped`: the host reads and writes it by pointer, without a copy."""
+
+    name: str
+    bytes_total: int
+    bytes_free: int
+    host_mapped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """What a device is. Rates are None until a profile has measured them; they are never guessed."""
+
+    name: str
+    kind: str
+    description: str
+    memory: tuple[MemorySpace, ...]
+    threads: int | None = None
+    bandwidth_bytes_per_s: float | None = None
+    int8_ops_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KVGroupSpec:
+    """Layers that share one page table: equal device, window, layout and dtype.
+
+    A page holds `page_size` positions of every layer of the group, keys and values.
+    """
+
+    index: int
+    layers: tuple[int, ...]
+    kv_heads: int
+    head_dim: int
+    window: int | None
+    page_size: int = 16
+    dtype: KVDtype = "f16"
+
+    @property
+    def page_bytes(self) -> int:
+        element = {"f32": 4, "f16": 2}[self.dtype]
+        return 2 * len(self.layers) * self.kv_heads * self.head_dim * self.page_size * element
+
+
+class KVPool(Protocol):
+    """The pages of one KV group on one device."""
+
+    @property
+    def group(self) -> KVGroupSpec: ...
+
+    @property
+    def pages(self) -> int: ...
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies a page, all layers; for copy on write of a shared last page. Not while a step is in flight."""
+        ...
+
+
+@dataclass(slots=True)
+class StepBuffers:
+    """Host memory that a step's programs share; planned once, page-aligned, imported by devices that can.
+
+    hidden: [max_rows, hidden] float32, the residual stream that programs hand on.
+    logits: [max_samples, vocab] float32, written by the head.
+    partials: [slices, max_rows, hidden] float32, written by sliced blocks; empty when nothing is sliced.
+    """
+
+    hidden: Float32Array
+    logits: Float32Array
+    partials: Float32Array
+
+
+class Block(Protocol):
+    """A loaded block. `bytes` is what it keeps resident in the device's own layout."""
+
+    @property
+    def spec(self) -> BlockSpec: ...
+
+    @property
+    def slice(self) -> Slice | None: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+class Program(Protocol):
+    """Consecutive blocks on one device, linked. `rows` is the largest batch it takes."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
+        """Queues one run. `batch` and the buffers must stay untouched until `signal` is reached."""
+        ...
+
+
+@runtime_checkable
+class Device(Protocol):
+    """Something that runs programs: `cpu`, `vulkan:0`, `onnx:<provider>`, `ref`; its lane is one in-order queue."""
+
+    @property
+    def info(self) -> DeviceInfo: ...
+
+    def load(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> Any:
+        """Repacks `weights` (roles as the spec's docstring names them) into the device's layout.
+
+        Raises ModelFileError where a tensor is missing or has the wrong shape, UnsupportedModelError for a type the
+        device cannot hold.
+        """
+        ...
+
+    def plan_weights(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> int:
+        """Bytes that `load` will keep resident, from types and shapes alone. Raises as `load` does."""
+        ...
+
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
+        """Bytes of scratch that programs of these blocks need for batches of at most `rows` rows."""
+        ...
+
+    def allocate_kv(self, group: KVGroupSpec, pages: int) -> Any:
+        """Allocates `pages` pages of the group; zero-filled."""
+        ...
+
+    def link(self, blocks: Sequence[Any], *, rows: int, buffers: StepBuffers, kv: Sequence[Any] = ()) -> Any:
+        """Links consecutive blocks for batches of at most `rows` rows. `kv` are this device's pools."""
+        ...
+
+    def close(self) -> None:
+        """Ends the lane; queued work is finished first."""
+        ...

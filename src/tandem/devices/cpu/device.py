@@ -1,0 +1,291 @@
+"""`cpu`: blocks as native programs. Python loads and links; a step is one native call on the lane's threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from tandem import _native
+from tandem.devices.base import DeviceInfo, Event, Float32Array, KVGroupSpec, MemorySpace, StepBuffers
+from tandem.devices.batch import Batch
+from tandem.devices.cpu.threads import default_threads
+from tandem.devices.slicing import slice_spec, slice_weights
+from tandem.devices.spec import (
+    AttentionSpec,
+    BlockSpec,
+    CombineSpec,
+    EmbedSpec,
+    FFNSpec,
+    HeadSpec,
+    NormSpec,
+    Slice,
+)
+from tandem.devices.weights_check import block_name, check_weights
+from tandem.errors import DeviceError
+from tandem.weights.dequantize import dequantize
+from tandem.weights.tensor import Tensor
+
+_NONE = np.zeros(0, dtype=np.float32)
+_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+class _Packed:
+    """A packed matrix that blocks share; weakly held by the device, so that a tied matrix is kept once."""
+
+    __slots__ = ("__weakref__", "matrix")
+
+    def __init__(self, matrix: _native.PackedMatrix) -> None:
+        self.matrix = matrix
+
+
+@dataclass(frozen=True, slots=True)
+class CpuBlock:
+    """`work` is the block that is computed: `spec`, or the part of it that `slice` cuts."""
+
+    spec: BlockSpec
+    slice: Slice | None
+    work: BlockSpec
+    matrices: Mapping[str, _Packed]
+    vectors: Mapping[str, Float32Array]
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.matrix.bytes for p in self.matrices.values()) + sum(
+            v.nbytes for v in self.vectors.values()
+        )
+
+    def vector(self, role: str) -> Float32Array:
+        return self.vectors.get(role, _NONE)
+
+    def norm(self, role: str, spec: NormSpec | None) -> _native.Norm:
+        if spec is None or role not in self.vectors:
+            return _native.Norm()
+        return _native.Norm(self.vectors[role] + np.float32(spec.offset), spec.eps)
+
+
+class CpuKVPool:
+    """The pages of one KV group, in native memory; zero-filled, touched only when used."""
+
+    def __init__(self, group: KVGroupSpec, pages: int) -> None:
+        if group.page_size != _native.PAGE_SIZE:
+            raise DeviceError(f"cpu: KV pages hold {_native.PAGE_SIZE} positions, not {group.page_size}")
+        self.group = group
+        self.pages = pages
+        self.native = _native.KvPool(
+            group.index, list(group.layers), group.kv_heads, group.head_dim, group.dtype, pages
+        )
+
+    @property
+    def bytes(self) -> int:
+        return self.native.bytes
+
+    def copy_page(self, source: int, target: int) -> None:
+        self.native.copy_page(source, target)
+
+
+class CpuProgram:
+    """Linked blocks; keeps alive what the native program points into."""
+
+    def __init__(self, lane: _native.Lane, native: _native.Program, buffers: StepBuffers) -> None:
+        self._lane = lane
+        self._native = native
+        self._buffers = buffers
+        self._queued: Batch | None = None
+
+    @property
+    def rows(self) -> int:
+        return self._native.rows
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self._native.workspace_bytes
+
+    def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
+        self._queued = batch
+        timeline, value = (signal.timeline, signal.value) if signal else (None, 0)
+        events = [(event.timeline, event.value) for event in wait]
+        self._lane.submit(self._native, batch.data, events, timeline, value)
+
+
+class CpuDevice:
+    """threads: size of the lane; None: one per usable physical core. isa: scalar, avx2 or avx512; None: the variable
+    TANDEM_CPU_ISA, or else the fastest that this CPU runs. Raises DeviceError for kernels that it does not run.
+    """
+
+    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+        if threads is not None and not 1 <= threads <= 1024:
+            raise DeviceError(f"cpu: {threads} threads; expected 1 to 1024")
+        try:
+            self.isa = _native.choose_isa(isa or os.environ.get("TANDEM_CPU_ISA", ""))
+        except ValueError as error:
+            raise DeviceError(f"cpu: {error}") from None
+        self.threads = threads or default_threads()
+        self._lane = _native.Lane(self.threads)
+        self._packed: WeakValueDictionary[tuple[int, int], _Packed] = WeakValueDictionary()
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+        self.info = DeviceInfo(
+            name="cpu",
+            kind="cpu",
+            description=f"{self.threads} threads, {self.isa} kernels",
+            memory=(MemorySpace("host", total, free, host_mapped=True),),
+            threads=self.threads,
+        )
+
+    def load(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> CpuBlock:
+        check_weights(spec, weights)
+        work = spec
+        if slice is not None:
+            work = slice_spec(spec, slice)
+            weights = slice_weights(spec, weights, slice)
+        matrices = {role: self._pack(t) for role, t in weights.items() if len(t.shape) == 2}
+        vectors = {role: dequantize(t) for role, t in weights.items() if len(t.shape) == 1}
+        return CpuBlock(spec, slice, work, matrices, vectors)
+
+    def plan_weights(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> int:
+        check_weights(spec, weights)
+        if slice is not None:
+            weights = slice_weights(spec, weights, slice)
+        return sum(
+            _native.packed_bytes(t.type.ggml_id, *t.shape) if len(t.shape) == 2 else 4 * t.elements
+            for t in weights.values()
+        )
+
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
+        need = _native.WorkspaceNeed()
+        ropes = set()
+        for spec in specs:
+            match spec:
+                case AttentionSpec():
+                    need.attention(spec.hidden, spec.heads, spec.kv_heads, spec.head_dim)
+                    ropes |= {spec.rope} if spec.rope else set()
+                case FFNSpec():
+                    need.ffn(spec.hidden, spec.ffn)
+                case CombineSpec():
+                    need.combine(spec.hidden)
+                case HeadSpec():
+                    need.head(spec.hidden)
+                case EmbedSpec():
+                    pass
+        for rope in ropes:
+            need.ropes(len(ropes), rope.dims // 2)
+        return need.bytes(rows, self.threads)
+
+    def allocate_kv(self, group: KVGroupSpec, pages: int) -> CpuKVPool:
+        return CpuKVPool(group, pages)
+
+    def link(
+        self, blocks: Sequence[CpuBlock], *, rows: int, buffers: StepBuffers, kv: Sequence[CpuKVPool] = ()
+    ) -> CpuProgram:
+        """Raises DeviceError where a block's KV pool or buffers are missing or too small."""
+        native = self._program(rows, buffers)
+        for block in blocks:
+            _check_buffers(block, buffers)
+            _add(native, block, kv)
+        native.seal()
+        return CpuProgram(self._lane, native, buffers)
+
+    def close(self) -> None:
+        self._lane.close()
+
+    def _program(self, rows: int, buffers: StepBuffers) -> _native.Program:
+        try:
+            return _native.Program(
+                self.isa, self.threads, rows, buffers.hidden, buffers.logits, buffers.partials
+            )
+        except ValueError as error:
+            raise DeviceError(f"cpu: {error}") from None
+
+    def _pack(self, tensor: Tensor) -> _Packed:
+        key = (tensor.data.ctypes.data, tensor.nbytes)
+        packed = self._packed.get(key)
+        if packed is None:
+            rows, columns = tensor.shape
+            packed = _Packed(_native.PackedMatrix(tensor.type.ggml_id, rows, columns, tensor.data))
+            self._packed[key] = packed
+        return packed
+
+
+def _check_buffers(block: CpuBlock, buffers: StepBuffers) -> None:
+    name = block_name(block.spec)
+    if buffers.hidden.shape[1] != block.spec.hidden:
+        raise DeviceError(f"cpu: {name} works on rows of {block.spec.hidden}, not {buffers.hidden.shape[1]}")
+    if isinstance(block.spec, HeadSpec) and buffers.logits.shape[1] != block.spec.vocab:
+        raise DeviceError(f"cpu: {name} writes logits of {block.spec.vocab}, not {buffers.logits.shape[1]}")
+    slices = block.slice.index + 1 if block.slice else 0
+    if isinstance(block.spec, CombineSpec):
+        slices = block.spec.slices
+    if slices and (len(buffers.partials) < slices or buffers.partials.shape[1:] != buffers.hidden.shape):
+        raise DeviceError(f"cpu: {name} needs `partials` of {slices} slices shaped as `hidden`")
+
+
+def _add(native: _native.Program, block: CpuBlock, kv: Sequence[CpuKVPool]) -> None:
+    """Appends the block's operations to a program."""
+    matrices = {role: packed.matrix for role, packed in block.matrices.items()}
+    partial = block.slice.index if block.slice else -1
+    match block.work:
+        case EmbedSpec() as spec:
+            native.add_embed(matrices["embedding"], spec.scale)
+        case AttentionSpec() as spec:
+            native.add_attention(
+                **matrices,
+                q_bias=block.vector("q_bias"),
+                k_bias=block.vector("k_bias"),
+                v_bias=block.vector("v_bias"),
+                o_bias=block.vector("o_bias"),
+                norm=block.norm("norm", spec.norm),
+                q_norm=block.norm("q_norm", spec.qk_norm),
+                k_norm=block.norm("k_norm", spec.qk_norm),
+                post_norm=block.norm("post_norm", spec.post_norm),
+                rope=_rope(spec),
+                pool=_pool_of(spec, kv).native,
+                layer=spec.layer,
+                heads=spec.heads,
+                kv_heads=spec.kv_heads,
+                head_dim=spec.head_dim,
+                window=spec.window or 0,
+                scale=spec.scale,
+                softcap=spec.softcap or 0.0,
+                partial=partial,
+            )
+        case FFNSpec() as spec:
+            native.add_ffn(
+                **matrices,
+                norm=block.norm("norm", spec.norm),
+                post_norm=block.norm("post_norm", spec.post_norm),
+                activation=_ACTIVATIONS[spec.activation],
+                partial=partial,
+            )
+        case CombineSpec() as spec:
+            native.add_combine(
+                slices=spec.slices,
+                post_norm=block.norm("post_norm", spec.post_norm),
+                bias=block.vector("bias"),
+            )
+        case HeadSpec() as spec:
+            native.add_head(
+                output=matrices["output"], norm=block.norm("norm", spec.norm), softcap=spec.softcap or 0.0
+            )
+
+
+def _rope(spec: AttentionSpec) -> _native.Rope:
+    if spec.rope is None:
+        return _native.Rope()
+    return _native.Rope(spec.rope.inverse_frequencies(), spec.rope.layout == "interleaved")
+
+
+def _pool_of(spec: AttentionSpec, pools: Sequence[CpuKVPool]) -> CpuKVPool:
+    for pool in pools:
+        if spec.layer in pool.group.layers:
+            shape = (pool.group.kv_heads, pool.group.head_dim, pool.group.window)
+            expected = (spec.kv_heads, spec.head_dim, spec.window)
+            if shape != expected:
+                raise DeviceError(
+                    f"cpu: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, not {shape}"
+                )
+            return pool
+    raise DeviceError(f"cpu: {block_name(spec)} has no KV pool")

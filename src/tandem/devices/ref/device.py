@@ -1,0 +1,121 @@
+"""`ref`: the Device in numpy float32. It is slow, and right; tests compare every other device with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, StepBuffers
+from tandem.devices.batch import Batch
+from tandem.devices.ref.blocks import RefBlock, Step, run_block
+from tandem.devices.ref.kv import RefKVPool
+from tandem.devices.ref.lane import Lane
+from tandem.devices.slicing import slice_spec, slice_weights
+from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
+from tandem.devices.weights_check import block_name, check_weights
+from tandem.errors import DeviceError
+from tandem.weights.dequantize import dequantize
+from tandem.weights.tensor import Tensor
+
+
+class RefDevice:
+    """Weights are dequantized to float32 at load; activations, KV pages and every sum are float32."""
+
+    def __init__(self, name: str = "ref") -> None:
+        self._lane = Lane(name)
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+        self.info = DeviceInfo(
+            name=name,
+            kind="ref",
+            description=f"float32 reference in numpy {np.__version__}",
+            memory=(MemorySpace("host", total, free, host_mapped=True),),
+        )
+
+    def load(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> RefBlock:
+        check_weights(spec, weights)
+        work = spec
+        if slice is not None:
+            work = slice_spec(spec, slice)
+            weights = slice_weights(spec, weights, slice)
+        return RefBlock(spec, slice, work, {role: dequantize(tensor) for role, tensor in weights.items()})
+
+    def allocate_kv(self, group: KVGroupSpec, pages: int) -> RefKVPool:
+        return RefKVPool(group, pages)
+
+    def link(
+        self, blocks: Sequence[RefBlock], *, rows: int, buffers: StepBuffers, kv: Sequence[RefKVPool] = ()
+    ) -> RefProgram:
+        """Raises DeviceError where a block's KV pool or buffers are missing or too small."""
+        if rows > len(buffers.hidden):
+            raise DeviceError(f"ref: a program of {rows} rows but `hidden` has {len(buffers.hidden)}")
+        for block in blocks:
+            _check_buffers(block, buffers, rows)
+        pools = {
+            block.work.layer: _pool_of(block.work, kv)
+            for block in blocks
+            if isinstance(block.work, AttentionSpec)
+        }
+        return RefProgram(self._lane, tuple(blocks), rows, buffers, pools)
+
+    def close(self) -> None:
+        self._lane.close()
+
+
+class RefProgram:
+    """Consecutive blocks, run one after another on the device's lane."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        blocks: tuple[RefBlock, ...],
+        rows: int,
+        buffers: StepBuffers,
+        pools: Mapping[int, RefKVPool],
+    ) -> None:
+        self.rows = rows
+        self._lane = lane
+        self._blocks = blocks
+        self._buffers = buffers
+        self._pools = pools
+
+    def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
+        self._lane.submit(lambda: self._run(batch), wait, signal)
+
+    def _run(self, batch: Batch) -> None:
+        if batch.n_rows > self.rows:
+            raise DeviceError(f"ref: a batch of {batch.n_rows} rows, for a program linked for {self.rows}")
+        step = Step(batch, self._buffers, self._pools)
+        for block in self._blocks:
+            run_block(block, step)
+
+
+def _check_buffers(block: RefBlock, buffers: StepBuffers, rows: int) -> None:
+    name = block_name(block.spec)
+    slices = 0
+    if block.slice is not None:
+        slices = block.slice.index + 1
+    elif isinstance(block.spec, CombineSpec):
+        slices = block.spec.slices
+    if slices and (len(buffers.partials) < slices or buffers.partials.shape[1] < rows):
+        raise DeviceError(f"ref: {name} needs `partials` of {slices} slices and {rows} rows")
+    if buffers.hidden.shape[1] != block.spec.hidden:
+        raise DeviceError(f"ref: {name} works on rows of {block.spec.hidden}, not {buffers.hidden.shape[1]}")
+    if isinstance(block.spec, HeadSpec) and buffers.logits.shape[1] != block.spec.vocab:
+        raise DeviceError(f"ref: {name} writes logits of {block.spec.vocab}, not {buffers.logits.shape[1]}")
+
+
+def _pool_of(spec: AttentionSpec, pools: Sequence[RefKVPool]) -> RefKVPool:
+    for pool in pools:
+        if spec.layer in pool.group.layers:
+            shape = (pool.group.kv_heads, pool.group.head_dim, pool.group.window)
+            expected = (spec.kv_heads, spec.head_dim, spec.window)
+            if shape != expected:
+                raise DeviceError(
+                    f"ref: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, "
+                    f"not {shape}"
+                )
+            return pool
+    raise DeviceError(f"ref: {block_name(spec)} has no KV pool")

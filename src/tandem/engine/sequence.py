@@ -1,0 +1,76 @@
+"""A sequence: one sample of a request while the engine works on it."""
+
+from __future__ import annotations
+
+from array import array
+from enum import Enum, auto
+
+from tandem.engine.request import Request
+from tandem.memory.kv_cache import PageTables
+
+# Steps of head start that one level of priority is worth.
+HEAD_START = 1000
+
+
+class State(Enum):
+    WAITING = auto()  # in the queue, new or preempted; owns no pages
+    PARKED = auto()  # waits until another sequence has computed a prefix that both have
+    RUNNING = auto()  # owns a slot and pages
+    DONE = auto()  # ended; owns nothing
+
+
+class Sequence:
+    """tokens: prompt and answer, int32. computed: leading positions whose KV is in its pages.
+
+    order: sorts the queue and picks victims; first (arrival step + priority * HEAD_START), then arrival, then sample.
+    forks: the request's other samples, until this one's prompt is computed and they share its pages.
+    scored: prompt tokens whose logprobs have been delivered; prompt_len when none are asked for.
+    """
+
+    __slots__ = (
+        "announced",
+        "cached_tokens",
+        "computed",
+        "forks",
+        "index",
+        "keys",
+        "order",
+        "params",
+        "prompt_len",
+        "request_id",
+        "root",
+        "scored",
+        "slot",
+        "state",
+        "tables",
+        "tokens",
+    )
+
+    def __init__(
+        self, request: Request, index: int, tokens: array[int], order: tuple[int, int, int], tables: PageTables
+    ) -> None:
+        self.request_id = request.id
+        self.params = request.params
+        self.index = index
+        self.tokens = tokens
+        self.prompt_len = len(tokens)
+        self.order = order
+        self.tables = tables
+        self.root = request.cache_salt.encode()
+        self.state = State.WAITING
+        self.computed = 0
+        self.cached_tokens = 0
+        self.scored = 1 if request.params.prompt_logprobs is not None and index == 0 else self.prompt_len
+        self.slot = -1
+        self.keys: list[bytes] = []
+        self.announced: set[bytes] = set()
+        self.forks: list[Sequence] = []
+
+    @property
+    def pending(self) -> int:
+        """Rows still to compute before the next token can be sampled; 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_len

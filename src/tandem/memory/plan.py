@@ -1,0 +1,293 @@
+"""The memory plan: what each device will hold, in bytes, worked out from the file's header before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tandem.devices.base import Device, KVGroupSpec
+from tandem.devices.batch import BatchLayout
+from tandem.devices.spec import AttentionSpec, KVDtype
+from tandem.errors import MemoryPlanError
+from tandem.memory.arena import aligned
+from tandem.memory.system import format_bytes
+from tandem.models.spec import ModelSpec
+from tandem.weights.tensor import Tensor
+
+PAGE_SIZE = 16
+# Prompt logprobs need the logits of every prompt row: a step brings this many bytes of them, at least 16 rows.
+_SCORE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine is built for.
+
+    context: positions of one sequence, prompt and answer together. sequences: how many run at once.
+    rows: the largest step; also the largest prefill chunk.
+    """
+
+    context: int
+    sequences: int
+    rows: int
+    kv_dtype: KVDtype = "f16"
+
+    def samples(self, vocab: int) -> int:
+        """Rows of logits of a step: one per sequence, and some that score prompts."""
+        return self.sequences + min(self.rows, max(16, _SCORE_BYTES // (4 * vocab)))
+
+
+@dataclass(frozen=True, slots=True)
+class KVGroupPlan:
+    """One KV group's pool. sequence_pages: the most pages that one live sequence references in it."""
+
+    device: str
+    group: KVGroupSpec
+    sequence_pages: int
+    pages: int
+
+    @property
+    def bytes(self) -> int:
+        return self.pages * self.group.page_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """Bytes on one device. memory: the space they come from; devices that work in host memory share `host`."""
+
+    device: str
+    memory: str
+    weights: int
+    kv: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.workspace
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """kv_positions: positions that the full-attention pools hold over all sequences; `kv_sequences` of them can be as
+    long as the context at the same time. staging: host buffers that a step's programs share.
+    """
+
+    model: str
+    limits: Limits
+    devices: tuple[DevicePlan, ...]
+    groups: tuple[KVGroupPlan, ...]
+    layout: BatchLayout
+    staging: int
+    kv_positions: int
+
+    @property
+    def kv_sequences(self) -> int:
+        return self.kv_positions // self.limits.context
+
+    @property
+    def total(self) -> int:
+        return self.staging + sum(device.total for device in self.devices)
+
+    def by_memory(self) -> dict[str, int]:
+        """Bytes per memory space; staging is the host's."""
+        spaces = {"host": self.staging}
+        for device in self.devices:
+            spaces[device.memory] = spaces.get(device.memory, 0) + device.total
+        return spaces
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain numbers and strings, bytes throughout."""
+        return {
+            "model": self.model,
+            **asdict(self.limits),
+            "kv_positions": self.kv_positions,
+            "kv_sequences": self.kv_sequences,
+            "devices": [{**asdict(device), "total": device.total} for device in self.devices],
+            "kv_groups": [
+                {
+                    "device": plan.device,
+                    "layers": list(plan.group.layers),
+                    "window": plan.group.window,
+                    "page_size": plan.group.page_size,
+                    "page_bytes": plan.group.page_bytes,
+                    "pages": plan.pages,
+                    "pages_per_sequence": plan.sequence_pages,
+                    "bytes": plan.bytes,
+                }
+                for plan in self.groups
+            ],
+            "staging": self.staging,
+            "total": self.total,
+        }
+
+    def table(self) -> str:
+        """The plan for a reader."""
+        limits = self.limits
+        rows = [("device", "weights", "KV", "workspace", "total")]
+        rows += [
+            (d.device, *(format_bytes(n) for n in (d.weights, d.kv, d.workspace, d.total))) for d in self.devices
+        ]
+        rows.append(("staging", "", "", "", format_bytes(self.staging)))
+        rows.append(("all", "", "", "", format_bytes(self.total)))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            f"{self.model}: context {limits.context:,}, up to {limits.sequences} sequences at once, "
+            f"{limits.rows} rows a step, KV {limits.kv_dtype}",
+            f"KV holds {self.kv_positions:,} positions: {self.kv_sequences} sequences of full length",
+            "",
+        ]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            lines.append("  ".join(cells).rstrip())
+        lines.append("")
+        for plan in self.groups:
+            reach = "full attention" if plan.group.window is None else f"window {plan.group.window}"
+            lines.append(
+                f"KV group on {plan.device}: {len(plan.group.layers)} layers, {reach}: {plan.pages:,} pages "
+                f"of {format_bytes(plan.group.page_bytes)}, at most {plan.sequence_pages:,} per sequence"
+            )
+        return "\n".join(lines)
+
+
+def sequence_pages(context: int, window: int | None, rows: int) -> int:
+    """The most pages that one sequence references: all of its context, or a window and the chunk that moves it."""
+    whole = -(-context // PAGE_SIZE)
+    return whole if window is None else min(whole, -(-(window + rows) // PAGE_SIZE) + 1)
+
+
+def kv_groups(spec: ModelSpec, devices: Sequence[str], kv_dtype: KVDtype) -> list[tuple[str, KVGroupSpec]]:
+    """Layers of equal device, KV heads, head size and window form a group; `devices` names one per block."""
+    layers: dict[tuple[str, int, int, int | None], list[int]] = {}
+    for device, block in zip(devices, spec.blocks, strict=True):
+        if isinstance(block, AttentionSpec):
+            layers.setdefault((device, block.kv_heads, block.head_dim, block.window), []).append(block.layer)
+    return [
+        (device, KVGroupSpec(index, tuple(members), kv_heads, head_dim, window, PAGE_SIZE, kv_dtype))
+        for index, ((device, kv_heads, head_dim, window), members) in enumerate(layers.items())
+    ]
+
+
+def step_buffer_bytes(spec: ModelSpec, layout: BatchLayout) -> int:
+    """Residual stream and logits, float32; page-aligned."""
+    return aligned(layout.max_rows * spec.hidden * 4) + aligned(layout.max_samples * spec.vocab * 4)
+
+
+class Planner:
+    """Plans for one model, placement and set of devices; `weights(i)` are block i's tensors, of which only headers are read."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        placement: Sequence[str],
+        devices: Mapping[str, Device],
+        weights: Callable[[int], Mapping[str, Tensor]],
+    ) -> None:
+        self._spec = spec
+        self._placement = tuple(placement)
+        self._devices = devices
+        self._weights = dict.fromkeys(placement, 0)
+        for index, name in enumerate(placement):
+            self._weights[name] += devices[name].plan_weights(spec.blocks[index], weights(index))
+
+    def plan(self, limits: Limits, kv_positions: int) -> MemoryPlan:
+        """The plan for KV pools of `kv_positions` positions, at least one context."""
+        groups = []
+        for device, group in kv_groups(self._spec, self._placement, limits.kv_dtype):
+            each = sequence_pages(limits.context, group.window, limits.rows)
+            # Short sequences need as many pages where attention slides as where it is full.
+            pages = min(-(-kv_positions // PAGE_SIZE), limits.sequences * each)
+            groups.append(KVGroupPlan(device, group, each, max(pages, each)))
+        plans = []
+        for name, weights in self._weights.items():
+            device = self._devices[name]
+            blocks = [b for b, owner in zip(self._spec.blocks, self._placement, strict=True) if owner == name]
+            space = device.info.memory[0]
+            plans.append(
+                DevicePlan(
+                    device=name,
+                    memory="host" if space.host_mapped else name,
+                    weights=weights,
+                    kv=sum(plan.bytes for plan in groups if plan.device == name),
+                    workspace=device.plan_workspace(blocks, limits.rows),
+                )
+            )
+        layout = BatchLayout(
+            max_rows=limits.rows,
+            max_sequences=limits.sequences,
+            max_samples=limits.samples(self._spec.vocab),
+            max_pages=limits.sequences * sum(plan.sequence_pages for plan in groups),
+            kv_groups=len(groups),
+        )
+        return MemoryPlan(
+            model=self._spec.name,
+            limits=limits,
+            devices=tuple(plans),
+            groups=tuple(groups),
+            layout=layout,
+            staging=step_buffer_bytes(self._spec, layout) + layout.size * 4,
+            kv_positions=kv_positions,
+        )
+
+    def fit(self, limits: Limits, budget: Mapping[str, int], *, full_sequences: int = 1) -> MemoryPlan:
+        """The plan with the largest KV pools within `budget` (bytes per memory space; a space not named is not bounded).
+
+        At least `full_sequences` sequences of full length fit, at most as many as run at once.
+        Raises MemoryPlanError, naming the largest settings that would fit.
+        """
+        least = limits.context * full_sequences
+        if not self._fits(self.plan(limits, least), budget):
+            raise MemoryPlanError(self._refusal(limits, budget, full_sequences))
+        most = _largest(
+            lambda pages: self._fits(self.plan(limits, pages * PAGE_SIZE), budget),
+            -(-least // PAGE_SIZE),
+            limits.context * limits.sequences // PAGE_SIZE,
+        )
+        return self.plan(limits, max(least, most * PAGE_SIZE))
+
+    def largest_context(self, limits: Limits, budget: Mapping[str, int], full_sequences: int, bound: int) -> int:
+        """The largest context up to `bound` that fits; 0 when none does."""
+        return _largest(
+            lambda n: self._fits(self.plan(replace(limits, context=n), n * full_sequences), budget), 0, bound
+        )
+
+    def largest_sequences(self, limits: Limits, budget: Mapping[str, int], bound: int) -> int:
+        """The largest number of sequences of full length up to `bound` that fit at once; 0 when none does."""
+        return _largest(
+            lambda n: self._fits(self.plan(replace(limits, sequences=n), n * limits.context), budget), 0, bound
+        )
+
+    @staticmethod
+    def _fits(plan: MemoryPlan, budget: Mapping[str, int]) -> bool:
+        return all(needed <= budget.get(space, needed) for space, needed in plan.by_memory().items())
+
+    def _refusal(self, limits: Limits, budget: Mapping[str, int], full_sequences: int) -> str:
+        plan = self.plan(limits, limits.context * full_sequences)
+        needs = ", ".join(
+            f"{format_bytes(needed)} of {space} memory where {format_bytes(budget[space])} may be used"
+            for space, needed in plan.by_memory().items()
+            if needed > budget.get(space, needed)
+        )
+        what = f"{full_sequences} sequence{'s' * (full_sequences > 1)} of {limits.context:,} positions"
+        text = f"{self._spec.name} with {what} needs {needs}"
+        context = self.largest_context(limits, budget, full_sequences, limits.context)
+        sequences = self.largest_sequences(limits, budget, full_sequences)
+        options = []
+        if context:
+            options.append(f"a context of {context:,}")
+        if sequences:
+            options.append(f"{sequences} sequence{'s' * (sequences > 1)} of this context")
+        if not options:
+            return f"{text}; no context and no number of sequences would fit: free memory or take a smaller model"
+        return f"{text}; what would fit is {' or '.join(options)}"
+
+
+def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """The largest n in [low, high] for which `fits` holds, given that it holds at `low` and is monotonic."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

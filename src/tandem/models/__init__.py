@@ -1,0 +1,1 @@
+"""What a model is: one short file per architecture, declaring its blocks."""

@@ -1,0 +1,96 @@
+"""The executor: a model's blocks loaded where the placement says, linked into programs, run step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tandem._native import Timeline
+from tandem.devices.base import Device, Event, Float32Array, KVPool, Program, StepBuffers
+from tandem.devices.batch import Batch
+from tandem.memory.arena import Arena
+from tandem.memory.plan import MemoryPlan, step_buffer_bytes
+from tandem.models.spec import ModelSpec
+from tandem.pipeline.placement import Placement
+from tandem.weights.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepHandle:
+    """A step on its way. `wait` blocks, without the GIL, until its logits are there, and raises DeviceError if it failed."""
+
+    done: Event
+    logits: Float32Array
+
+    def wait(self) -> Float32Array:
+        """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted."""
+        self.done.wait()
+        return self.logits
+
+
+class Executor:
+    """Owns the loaded blocks, the KV pools (in the order of their group index) and the buffers that programs share.
+
+    `weights(i)` gives block i's tensors; they are let go as soon as the block is loaded.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        plan: MemoryPlan,
+        placement: Placement,
+        devices: Mapping[str, Device],
+        weights: Callable[[int], Mapping[str, Tensor]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.plan = plan
+        self._devices = devices
+        rows = plan.layout.max_rows
+        arena = Arena(step_buffer_bytes(spec, plan.layout))
+        buffers = StepBuffers(
+            hidden=arena.take((rows, spec.hidden), np.float32),
+            logits=arena.take((plan.layout.max_samples, spec.vocab), np.float32),
+            partials=np.zeros((0, rows, spec.hidden), dtype=np.float32),
+        )
+        arena.seal()
+        self._buffers = buffers
+        self.pools: tuple[KVPool, ...] = tuple(
+            devices[group.device].allocate_kv(group.group, group.pages) for group in plan.groups
+        )
+        self.weight_bytes = 0
+        blocks = []
+        for index, (block, name) in enumerate(zip(spec.blocks, placement.devices, strict=True)):
+            loaded = devices[name].load(block, weights(index))
+            self.weight_bytes += loaded.bytes
+            blocks.append(loaded)
+            if progress is not None:
+                progress(index + 1, len(spec.blocks))
+        self._programs: list[Program] = []
+        for name, start, stop in placement.runs():
+            pools = [
+                pool for pool, group in zip(self.pools, plan.groups, strict=True) if group.device == name
+            ]
+            program = devices[name].link(blocks[start:stop], rows=rows, buffers=buffers, kv=pools)
+            self._programs.append(program)
+        # One timeline per program: its values grow by one a step, whatever lane it is on.
+        self._timelines = [Timeline() for _ in self._programs]
+        self._steps = 0
+
+    def submit(self, batch: Batch) -> StepHandle:
+        """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until it is done."""
+        self._steps += 1
+        wait: Sequence[Event] = ()
+        for program, timeline in zip(self._programs, self._timelines, strict=True):
+            signal = Event(timeline, self._steps)
+            program.submit(batch, wait, signal)
+            wait = (signal,)
+        return StepHandle(wait[0], self._buffers.logits[: batch.n_samples])
+
+    def close(self) -> None:
+        """Finishes what is queued and closes the devices."""
+        for device in self._devices.values():
+            device.close()
