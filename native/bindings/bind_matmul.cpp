@@ -126,6 +126,13 @@ auto packed_rows(const PackedMatrix& w) {
 }  // namespace
 
 void bind_matmul(nb::module_& m) {
+    m.def(
+        "packed_bytes",
+        [](int type, int64_t rows, int64_t columns) {
+            return packed_layout(static_cast<WeightType>(type), rows, columns).bytes;
+        },
+        nb::arg("type"), nb::arg("rows"), nb::arg("columns"),
+        "Bytes of a PackedMatrix of this GGUF type and shape, without making one.");
     nb::class_<PackedMatrix>(m, "PackedMatrix", "A weight matrix in the CPU's own layout.")
         .def(
             "__init__",

@@ -22,7 +22,10 @@ template <WeightType T>
 inline constexpr int kTileRows = quant_bits(T) == 4 || quant_bits(T) == 8 ? 3 : 2;
 #endif
 inline constexpr int kStripVectors = 2;
-inline constexpr int kStripBlocks = 16;    // columns / 32 that a strip covers
+#ifndef SB
+#define SB 16
+#endif
+inline constexpr int kStripBlocks = SB;    // columns / 32 that a strip covers
 inline constexpr int kStripRows = 256;     // activation rows that share one unpacking
 inline constexpr int kDirectBlocks = 128;  // columns / 32 whose row scales are prepared at a time
 static_assert(kStripBlocks % kPanelBlocks == 0 && kDirectBlocks % kPanelBlocks == 0);

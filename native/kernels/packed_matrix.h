@@ -109,6 +109,9 @@ struct PackedMatrix {
     std::unique_ptr<uint8_t[], Unmap> owner;
 };
 
+// Everything about a matrix but its memory: what a plan asks. Throws as make_packed does.
+PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns);
+
 // A matrix whose data is still to be filled by repack_groups. Throws std::invalid_argument for an unknown
 // type, for negative sizes and for columns that are not whole source blocks.
 PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns);

@@ -155,7 +155,7 @@ void Unmap::operator()(uint8_t* p) const {
     }
 }
 
-PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns) {
+PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns) {
     const SourceBlock unit = source_block(type);
     if (rows < 0 || columns < 0 || columns % unit.columns != 0) {
         throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
@@ -172,6 +172,11 @@ PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns) {
         w.group_bytes = round_up(columns * kGroupRows * float_bytes(type), 64);
     }
     w.bytes = w.groups * w.group_bytes;
+    return w;
+}
+
+PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns) {
+    PackedMatrix w = packed_layout(type, rows, columns);
     if (w.bytes < kHugePage) {
         w.owner = {new (kAlignment) uint8_t[static_cast<size_t>(w.bytes > 0 ? w.bytes : 1)], Unmap{0}};
     } else {

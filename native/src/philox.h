@@ -17,6 +17,7 @@ namespace tandem {
 // Ten rounds on N counters at once; c[w][i] is word w of counter i, before and after.
 template <int N>
 [[gnu::always_inline]] inline void philox4x32(uint32_t k0, uint32_t k1, uint32_t (&c)[4][N]) {
+#pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
         for (int i = 0; i < N; ++i) {
             const uint64_t a = uint64_t{0xd2511f53} * c[0][i];

@@ -45,7 +45,9 @@ struct LogitRow {
 // exp in float32: n = round(d / log 2), r = d - n * log 2 in two parts, Cephes' degree-6 polynomial, exponent bits
 // shifted by n; multiplications and additions only. Below d = -28.5 the mass is 0; below -40 nothing is evaluated.
 [[gnu::always_inline]] inline uint64_t mass_of(float d) {
-    const float clamped = d > -40.0f ? d : -40.0f;
+    // Negative floats grow in magnitude with their bits; an integer minimum vectorizes where a float comparison does not.
+    const uint32_t bits = std::bit_cast<uint32_t>(d), lowest = std::bit_cast<uint32_t>(-40.0f);
+    const float clamped = std::bit_cast<float>(bits < lowest ? bits : lowest);
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
     const float t = clamped * 1.44269504088896341f + kRound;
     const float n = t - kRound;

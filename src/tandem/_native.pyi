@@ -8,6 +8,7 @@ import numpy.typing as npt
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
 _U8 = npt.NDArray[np.uint8]
+_U32 = npt.NDArray[np.uint32]
 
 # bind_cpu.cpp
 
@@ -117,3 +118,50 @@ def choose_isa(name: str) -> str: ...
 # bind_matmul.cpp
 
 # bind_sampler.cpp
+
+MAX_LOGPROBS: int
+
+class SamplerSequence:
+    def __init__(
+        self,
+        *,
+        vocab: int,
+        seed: int,
+        sample_index: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        frequency_penalty: float,
+        min_position: int,
+        logprobs: int,
+        logit_bias: list[tuple[int, float]],
+        stop_tokens: list[int],
+        prompt: _I32,
+        capacity: int,
+    ) -> None: ...
+    def append(self, token: int) -> None: ...
+
+class Sampler:
+    """Results are views of its memory, int32 or float32 [max_rows, 1 or 1 + MAX_LOGPROBS]."""
+
+    def __init__(self, vocab: int, max_rows: int, workers: int = 1, isa: str = "") -> None: ...
+    def sample(
+        self, logits: _F32, sequences: list[SamplerSequence], positions: _I32, masks: list[_U32 | None]
+    ) -> None: ...
+    def score(self, logits: _F32, targets: _I32, top: int) -> None: ...
+    @property
+    def tokens(self) -> _I32: ...
+    @property
+    def status(self) -> _I32: ...
+    @property
+    def ranks(self) -> _I32: ...
+    @property
+    def logprob_tokens(self) -> _I32: ...
+    @property
+    def logprobs(self) -> _F32: ...
+
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def gumbel_noise(seed: int, sample_index: int, position: int, out: npt.NDArray[np.float64]) -> None: ...

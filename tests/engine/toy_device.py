@@ -57,11 +57,11 @@ class ToyPool:
     def __init__(self, group: KVGroupSpec, pages: int) -> None:
         self.group = group
         self.pages = pages
-        self.values = np.full((pages, group.page_size), 0xDEAD, dtype=np.uint64)
+        self.values = np.full((len(group.layers), pages, group.page_size), 0xDEAD, dtype=np.uint64)
 
     def copy_page(self, source: int, target: int) -> None:
         assert source != target
-        self.values[target] = self.values[source]
+        self.values[:, target] = self.values[:, source]
 
 
 class ToyBlock:
@@ -118,11 +118,12 @@ class ToyProgram:
                 assert (pages >= 0).all() and (pages < pool.pages).all()
                 new = positions >= start
                 for page in np.unique(pages[new]):
-                    key = (pool.group.index, int(page))
+                    key = (attention.layer, int(page))
                     assert key not in written, "two sequences write into one page"
                     written.add(key)
-                pool.values[pages[new], positions[new] % page_size] = carry
-                values = pool.values[pages, positions % page_size]
+                stored = pool.values[pool.group.layers.index(attention.layer)]
+                stored[pages[new], positions[new] % page_size] = carry
+                values = stored[pages, positions % page_size]
                 sums = np.concatenate([[np.uint64(0)], np.cumsum(values, dtype=np.uint64)])
                 ends = np.arange(start, length) + 1
                 begins = np.zeros(count, np.int64) if attention.window is None else np.maximum(0, ends - attention.window)
@@ -145,7 +146,7 @@ class ToyDevice:
     def load(self, spec: Any, weights: Any, slice: Any = None) -> ToyBlock:
         return ToyBlock(spec)
 
-    def plan_weights(self, spec: Any, weights: Any, slice: Any = None) -> int:
+    def plan_weights(self, blocks: Any) -> int:
         return 0
 
     def plan_workspace(self, specs: Any, rows: int) -> int:

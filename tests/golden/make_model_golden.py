@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:tests python tests/golden/make_model_golden.py
 
-model_logits.npz: for every case of tests/models/cases.py and each of its prompts the logits at every position.
+model_logits.npz: for every case of tests/models/cases.py and each of its prompts, every position's logits.
 tinystories_greedy.json: prompts and 200 greedy tokens of TinyStories-656K.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+
 from models.cases import CASES, Case
 from models.tiny import shapes, weights, write_hf
 

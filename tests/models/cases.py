@@ -1,7 +1,8 @@
 """Tiny random models of every architecture: configurations in the dialects that real files use.
 
-Used by the golden tests, by the script that makes their expected logits with transformers, and by the live parity
-suite. Sizes are small and odd on purpose: heads * head_dim differs from the hidden size, prompts exceed windows.
+Used by the golden tests, by the script that makes their expected logits with transformers, and by the live
+parity suite. Sizes are small and odd on purpose: heads * head_dim is not the hidden size, prompts exceed
+windows.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Case:
-    """config: `config.json`. seed: of weights and prompts. gains: factors for tensors whose name contains the key.
+    """config: `config.json`. seed: of weights and prompts. gains: factors of tensors whose name has the key.
 
-    gguf: whether llama.cpp's GGUF can say what the config says.
+    gguf: whether GGUF can say what the config says.
     """
 
     name: str
@@ -39,13 +40,15 @@ class Case:
 
     @property
     def prompts(self) -> list[list[int]]:
-        raw = np.random.Philox(key=self.seed).random_raw(sum(PROMPT_LENGTHS)) % np.uint64(self.config["vocab_size"])
+        raw = np.random.Philox(key=self.seed).random_raw(sum(PROMPT_LENGTHS)) % np.uint64(
+            self.config["vocab_size"]
+        )
         ends = np.cumsum(PROMPT_LENGTHS)[:-1]
         return [[int(token) for token in part] for part in np.split(raw, ends)]
 
 
 def config(model_type: str, **settings: Any) -> dict[str, Any]:
-    """A `config.json` with the keys that every checkpoint has; `settings` replace and add."""
+    """A `config.json` with every checkpoint's keys, changed by `settings`; head_dim=None leaves it out."""
     gemma = model_type == "gemma3_text"
     base: dict[str, Any] = {
         "architectures": [CLASSES[model_type]],
@@ -58,7 +61,7 @@ def config(model_type: str, **settings: Any) -> dict[str, Any]:
         "num_key_value_heads": 2,
         "head_dim": 12,
         "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-6,
+        "rms_norm_eps": 1e-5,
         "tie_word_embeddings": gemma,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -66,7 +69,10 @@ def config(model_type: str, **settings: Any) -> dict[str, Any]:
         "torch_dtype": "float32",
         ("hidden_activation" if gemma else "hidden_act"): "gelu_pytorch_tanh" if gemma else "silu",
     }
-    return base | settings
+    merged = base | settings
+    if merged["head_dim"] is None:
+        del merged["head_dim"]
+    return merged
 
 
 LLAMA3_ROPE = {
@@ -90,7 +96,14 @@ CASES = [
     ),
     Case(
         "llama-llama3-rope",
-        config("llama", num_attention_heads=6, head_dim=16, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
+        config(
+            "llama",
+            hidden_size=48,
+            num_attention_heads=6,
+            head_dim=16,
+            tie_word_embeddings=True,
+            rope_parameters=LLAMA3_ROPE,
+        ),
         seed=102,
     ),
     Case(
@@ -101,13 +114,20 @@ CASES = [
             attention_bias=True,
             rope_theta=500000.0,
             rope_scaling={"type": "linear", "factor": 4.0},
-            rms_norm_eps=1e-5,
+            rms_norm_eps=1e-6,
         ),
         seed=103,
     ),
     Case(
         "mistral-window",
-        config("mistral", num_attention_heads=6, num_key_value_heads=3, sliding_window=9, rope_theta=10000.0),
+        config(
+            "mistral",
+            hidden_size=48,
+            num_attention_heads=6,
+            num_key_value_heads=3,
+            sliding_window=9,
+            rope_theta=10000.0,
+        ),
         seed=104,
     ),
     Case(
@@ -201,11 +221,12 @@ CASES = [
             rope_scaling={"rope_type": "linear", "factor": 8.0},
             final_logit_softcapping=2.0,
             attn_logit_softcapping=None,
+            rms_norm_eps=1e-3,
         ),
         seed=111,
     ),
     Case(
-        # The attention scale of the 27B model, 1/sqrt(168), with its 62 layers, from which GGUF readers infer it.
+        # The 27B model's attention scale, 1/sqrt(168), and its 62 layers, from which GGUF readers infer it.
         "gemma3-27b-scale",
         config(
             "gemma3_text",

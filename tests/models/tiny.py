@@ -1,7 +1,7 @@
 """Writes tiny models as Hugging Face folders and GGUF files, without the code under test.
 
-Weights follow from a seed and each tensor's name, so that golden tests need only store logits: uniform numbers from
-Philox's raw output (which numpy guarantees never to change), scaled to what the tensor does.
+Weights follow from a seed and each tensor's name, so that golden tests need only store logits: uniform
+numbers from Philox's raw output (which numpy guarantees never to change), scaled to what the tensor does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+
 from models.cases import Case
 
 Floats = npt.NDArray[np.float32]
@@ -34,7 +35,7 @@ GGUF_ARCHITECTURES = {
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a Hugging Face checkpoint of this config."""
     kind, hidden, ffn = config["model_type"], config["hidden_size"], config["intermediate_size"]
-    head_dim = config["head_dim"] or hidden // config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     norms = ["input_layernorm", "post_attention_layernorm"]
@@ -93,7 +94,11 @@ def write_hf(folder: Path, config: Mapping[str, Any], tensors: Weights) -> Path:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [offset, offset + values.nbytes]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": values.shape,
+            "data_offsets": [offset, offset + values.nbytes],
+        }
         offset += values.nbytes
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -105,7 +110,7 @@ def write_hf(folder: Path, config: Mapping[str, Any], tensors: Weights) -> Path:
 
 
 def write_gguf(path: Path, config: Mapping[str, Any], tensors: Weights) -> Path:
-    """An F32 GGUF file as llama.cpp's converter would make it: its keys, its names, its changes to weights."""
+    """An F32 GGUF file as llama.cpp's converter makes it: its keys, its names, its changes to weights."""
     architecture = GGUF_ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     write_gguf_metadata(writer, config)
@@ -138,7 +143,7 @@ def write_gguf_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> N
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    if config["head_dim"]:
+    if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
     ropes = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -167,7 +172,7 @@ def interleave(values: Floats, heads: int) -> Floats:
 
 
 def llama3_factors(rope: Mapping[str, Any], dims: int) -> Floats:
-    """What llama.cpp's converter stores for Llama 3's rope: 1, the factor, or something between, by wavelength."""
+    """What GGUF stores for Llama 3's rope: 1, the factor, or something between, by wavelength."""
     low, high, trained = (
         rope["low_freq_factor"],
         rope["high_freq_factor"],

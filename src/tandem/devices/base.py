@@ -150,8 +150,10 @@ class Device(Protocol):
         """
         ...
 
-    def plan_weights(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> int:
-        """Bytes that `load` will keep resident, from types and shapes alone. Raises as `load` does."""
+    def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
+        """Bytes that loading these blocks will keep resident, from types and shapes alone; a tensor that several of them
+        share counts as often as the device holds it. Raises as `load` does.
+        """
         ...
 
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:

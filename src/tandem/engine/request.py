@@ -43,7 +43,8 @@ class Delta(msgspec.Struct, kw_only=True):
 
     logprobs: one per token, when asked for. prompt_logprobs: those of the next prompt tokens, from the second on.
     stop_reason: the stop token, unless it is the model's own end of sequence. error: why, if the reason is "error".
-    cached_tokens: prompt tokens that the prefix cache provided; on the first delta of a sample.
+    ended: this is the request's last delta. cached_tokens: prompt tokens that the prefix cache provided; on the delta
+    of a sample's first token.
     """
 
     request_id: str
@@ -54,4 +55,5 @@ class Delta(msgspec.Struct, kw_only=True):
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     error: str | None = None
+    ended: bool = False
     cached_tokens: int = 0

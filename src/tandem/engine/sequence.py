@@ -6,6 +6,7 @@ from array import array
 from enum import Enum, auto
 
 from tandem.engine.request import Request
+from tandem.engine.sampling import SamplingState
 from tandem.memory.kv_cache import PageTables
 
 # Steps of head start that one level of priority is worth.
@@ -16,6 +17,7 @@ class State(Enum):
     WAITING = auto()  # in the queue, new or preempted; owns no pages
     PARKED = auto()  # waits until another sequence has computed a prefix that both have
     RUNNING = auto()  # owns a slot and pages
+    JOINED = auto()  # another sample of its request computes the prompt for it
     DONE = auto()  # ended; owns nothing
 
 
@@ -24,7 +26,8 @@ class Sequence:
 
     order: sorts the queue and picks victims; first (arrival step + priority * HEAD_START), then arrival, then sample.
     forks: the request's other samples, until this one's prompt is computed and they share its pages.
-    scored: prompt tokens whose logprobs have been delivered; prompt_len when none are asked for.
+    scored: prompt tokens whose logprobs have been delivered (the first has none); prompt_len when none are asked for.
+    max_tokens: the request's, and what the context leaves. sampling: made when the first token is sampled.
     """
 
     __slots__ = (
@@ -34,30 +37,45 @@ class Sequence:
         "forks",
         "index",
         "keys",
+        "max_tokens",
         "order",
         "params",
         "prompt_len",
         "request_id",
         "root",
+        "sampling",
         "scored",
+        "seed",
         "slot",
         "state",
+        "stop_ids",
         "tables",
         "tokens",
     )
 
     def __init__(
-        self, request: Request, index: int, tokens: array[int], order: tuple[int, int, int], tables: PageTables
+        self,
+        request: Request,
+        index: int,
+        *,
+        order: tuple[int, int, int],
+        tables: PageTables,
+        stop_ids: frozenset[int],
+        max_tokens: int,
+        seed: int,
     ) -> None:
         self.request_id = request.id
         self.params = request.params
         self.index = index
-        self.tokens = tokens
-        self.prompt_len = len(tokens)
+        self.tokens = array("i", request.prompt)
+        self.prompt_len = len(self.tokens)
         self.order = order
         self.tables = tables
+        self.stop_ids = stop_ids
+        self.max_tokens = max_tokens
+        self.seed = seed
         self.root = request.cache_salt.encode()
-        self.state = State.WAITING
+        self.state = State.WAITING if index == 0 else State.JOINED
         self.computed = 0
         self.cached_tokens = 0
         self.scored = 1 if request.params.prompt_logprobs is not None and index == 0 else self.prompt_len
@@ -65,6 +83,7 @@ class Sequence:
         self.keys: list[bytes] = []
         self.announced: set[bytes] = set()
         self.forks: list[Sequence] = []
+        self.sampling: SamplingState | None = None
 
     @property
     def pending(self) -> int:

@@ -186,9 +186,11 @@ class Planner:
         self._spec = spec
         self._placement = tuple(placement)
         self._devices = devices
-        self._weights = dict.fromkeys(placement, 0)
-        for index, name in enumerate(placement):
-            self._weights[name] += devices[name].plan_weights(spec.blocks[index], weights(index))
+        blocks = [(name, spec.blocks[i], weights(i), None) for i, name in enumerate(placement)]
+        self._weights = {
+            name: device.plan_weights([block[1:] for block in blocks if block[0] == name])
+            for name, device in devices.items()
+        }
 
     def plan(self, limits: Limits, kv_positions: int) -> MemoryPlan:
         """The plan for KV pools of `kv_positions` positions, at least one context."""
@@ -229,21 +231,21 @@ class Planner:
             kv_positions=kv_positions,
         )
 
-    def fit(self, limits: Limits, budget: Mapping[str, int], *, full_sequences: int = 1) -> MemoryPlan:
+    def fit(
+        self, limits: Limits, budget: Mapping[str, int], *, full_sequences: int = 1, at_most: int | None = None
+    ) -> MemoryPlan:
         """The plan with the largest KV pools within `budget` (bytes per memory space; a space not named is not bounded).
 
-        At least `full_sequences` sequences of full length fit, at most as many as run at once.
-        Raises MemoryPlanError, naming the largest settings that would fit.
+        They hold at least `full_sequences` sequences of full length, and no more than run at once, nor `at_most`
+        positions. Raises MemoryPlanError, naming the largest settings that would fit.
         """
         least = limits.context * full_sequences
         if not self._fits(self.plan(limits, least), budget):
             raise MemoryPlanError(self._refusal(limits, budget, full_sequences))
-        most = _largest(
-            lambda pages: self._fits(self.plan(limits, pages * PAGE_SIZE), budget),
-            -(-least // PAGE_SIZE),
-            limits.context * limits.sequences // PAGE_SIZE,
-        )
-        return self.plan(limits, max(least, most * PAGE_SIZE))
+        most = limits.context * limits.sequences
+        if at_most is not None:
+            most = max(least, min(most, at_most))
+        return self.plan(limits, _largest(lambda n: self._fits(self.plan(limits, n), budget), least, most))
 
     def largest_context(self, limits: Limits, budget: Mapping[str, int], full_sequences: int, bound: int) -> int:
         """The largest context up to `bound` that fits; 0 when none does."""

@@ -16,7 +16,7 @@ class Metadata:
 
     values: the pairs. source: the file, for messages. prefix: put before each key when a value is
     looked up (GGUF's `llama.`). label: put before keys only in messages (`text_config.`). defaults: values of
-    absent keys. JSON's null counts as absent.
+    absent keys; JSON's null is no value, and no reason for the default.
     """
 
     def __init__(
@@ -38,9 +38,8 @@ class Metadata:
         return self.get(key) is not None
 
     def get(self, key: str) -> Any:
-        """The value as it is, or the default, or None."""
-        value = self._values.get(self._prefix + key)
-        return self._defaults.get(key) if value is None else value
+        """The value as it is, or the default of an absent key, or None."""
+        return self._values.get(self._prefix + key, self._defaults.get(key))
 
     def integer(self, key: str, *, high: int, low: int = 1, default: int | None = None) -> int:
         """A whole number in [low, high]. GGUF's array with a value for each layer must repeat one value."""

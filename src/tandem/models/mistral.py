@@ -25,5 +25,6 @@ MISTRAL = Architecture(
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 131_072,
         "num_key_value_heads": 8,
+        "sliding_window": 4096,
     },
 )

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tandem.devices.spec import RopeLayout, RopeSpec
+from tandem.devices.weights_check import check_tensor
 from tandem.errors import ModelFileError
 from tandem.models.config import MAX_CONTEXT, Config
 from tandem.models.metadata import Metadata
@@ -48,11 +49,7 @@ def with_stored_factors(rope: RopeSpec, checkpoint: Checkpoint) -> RopeSpec:
     tensor = checkpoint.tensors.get(GGUF_ROPE_FACTORS)
     if tensor is None:
         return rope
-    expected = (rope.dims // 2,)
-    if tensor.shape != expected:
-        raise ModelFileError(
-            f"{checkpoint.path}: tensor '{GGUF_ROPE_FACTORS}' has shape {tensor.shape}; expected {expected}"
-        )
+    check_tensor(tensor, (rope.dims // 2,), str(checkpoint.path))
     factors = dequantize(tensor)
     if not (np.isfinite(factors).all() and (factors > 0).all()):
         raise ModelFileError(f"{checkpoint.path}: tensor '{GGUF_ROPE_FACTORS}' must hold positive numbers")

@@ -1,8 +1,8 @@
 """Tokenizers from the metadata of a GGUF file.
 
-Three kinds, by `tokenizer.ggml.model`: `llama` (SentencePiece: scores, U+2581 for a space, byte fallback), `gpt2`
-(byte-level BPE) and `gemma4` (BPE merges over text with U+2581 for a space, byte fallback). Control tokens are kept
-out of the merges, so only `parse_special` makes them from text.
+Three kinds, by `tokenizer.ggml.model`: `llama` (SentencePiece: scores, U+2581 for a space, byte fallback),
+`gpt2` (byte-level BPE) and `gemma4` (BPE merges over text with U+2581 for a space, byte fallback). Control
+tokens are kept out of the merges, so only `parse_special` makes them from text.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ _END_OF_TURN = (
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a file's `tokenizer.*` keys describe.
 
-    Raises UnsupportedModelError for a kind or a pre-tokenizer that Tandem does not have, and ModelFileError for
-    keys that are missing, of the wrong type or at odds with each other.
+    Raises UnsupportedModelError for a kind or a pre-tokenizer that Tandem does not have, and ModelFileError
+    for keys that are missing, of the wrong type or at odds with each other.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind is None:
         raise ModelFileError(
-            "missing tokenizer: the file has no tokenizer.ggml.model; use a GGUF file converted with its tokenizer"
+            "missing tokenizer: the file has no tokenizer.ggml.model; convert it again with its tokenizer"
         )
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UnsupportedModelError(
-            f"the tokenizer kind {kind!r} (tokenizer.ggml.model) is not supported; Tandem knows {', '.join(_KINDS)}"
+            f"the tokenizer kind {kind!r} (tokenizer.ggml.model) is not supported; "
+            f"Tandem knows {', '.join(_KINDS)}"
         )
     vocabulary = Vocabulary(metadata)
     return _KINDS[kind](vocabulary)
@@ -80,7 +81,7 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     return _finish(vocabulary, engine, ids, byte_level, strips_space=False, adds_bos=split.adds_bos)
 
 
-_KINDS: dict[object, Callable[[Vocabulary], Tokenizer]] = {
+_KINDS: dict[str, Callable[[Vocabulary], Tokenizer]] = {
     "llama": _sentencepiece,
     "gpt2": _byte_level,
     "gemma4": _gemma4,
@@ -99,7 +100,7 @@ def _bpe(vocabulary: Vocabulary, merges: list[tuple[str, str]], **options: Any) 
 def _spaced_engine(
     vocabulary: Vocabulary, merges: list[tuple[str, str]], space_prefix: bool, unknown: int | None
 ) -> tokenizers.Tokenizer:
-    """BPE over the whole text with U+2581 for a space; characters without a token become bytes, or `unknown`."""
+    """BPE over the whole text, U+2581 for a space; characters without a token become bytes, or `unknown`."""
     unk_token = None if unknown is None else vocabulary.tokens[unknown]
     engine = _bpe(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token=unk_token)
     replace = normalizers.Replace(" ", SPACE)
@@ -164,7 +165,7 @@ def _around(vocabulary: Vocabulary, ids: Mapping[str, int], name: str, default: 
         return ()
     if name not in ids:
         raise ModelFileError(
-            f"the file asks for a {name.upper()} token around every text (tokenizer.ggml.add_{name}_token) and "
-            f"does not say which (tokenizer.ggml.{name}_token_id); convert the model again"
+            f"tokenizer.ggml.add_{name}_token asks for a token around every text and "
+            f"tokenizer.ggml.{name}_token_id does not say which; convert the model again"
         )
     return (ids[name],)

@@ -28,13 +28,13 @@ def tokenizer_from_json(
 ) -> Tokenizer:
     """The tokenizer of a model folder, or of a `tokenizer.json` itself.
 
-    tokenizer_config, generation_config, config: the JSON files of those names, empty where the folder has none.
-    Every token that one of them names as end of sequence ends a generation. BOS comes from the file's
-    post-processor; where that adds nothing, `add_bos_token` of tokenizer_config decides. A `chat_template.jinja`
-    beside the file replaces the template in tokenizer_config.
+    tokenizer_config, generation_config, config: the JSON files of those names, empty where the folder has
+    none. Every token that one of them names as end of sequence ends a generation. BOS comes from the file's
+    post-processor; where that adds nothing, `add_bos_token` of tokenizer_config decides. A
+    `chat_template.jinja` beside the file replaces the template in tokenizer_config.
 
-    Raises ModelFileError for files that are missing, damaged or at odds with each other, and UnsupportedModelError
-    for a model or a decoder that Tandem does not have.
+    Raises ModelFileError for files that are missing, damaged or at odds with each other, and
+    UnsupportedModelError for a model or a decoder that Tandem does not have.
     """
     folder, file = (path.parent, path) if path.suffix == ".json" else (path, path / "tokenizer.json")
     document, data = _read(file)
@@ -43,12 +43,16 @@ def tokenizer_from_json(
 
     special_tokens = _named_tokens(tokenizer_config)
     bos, eos = (_id_of(engine, special_tokens, name) for name in ("bos_token", "eos_token"))
-    eos_ids = {eos} - {None}
-    for source in (generation_config, config, config.get("text_config") or {}):
-        eos_ids.update(_ids(source, "eos_token_id"))
+    sources = [generation_config, config]
+    if isinstance(nested := config.get("text_config"), Mapping):
+        sources.append(nested)
+    eos_ids = {id for source in sources for id in _ids(source, "eos_token_id")}
+    if eos is not None:
+        eos_ids.add(eos)
+    _mark_special(engine, named={bos, eos}, ending=eos_ids)
     if bos is None:
-        bos = next(iter(_ids(generation_config, "bos_token_id") or _ids(config, "bos_token_id")), None)
-    _mark_special(engine, named={bos, eos} - {None}, ending=eos_ids)
+        ids = (id for source in sources for id in _ids(source, "bos_token_id"))
+        bos = next((id for id in ids if engine.id_to_token(id) is not None), None)
 
     prefix, suffix = _around(engine)
     if not prefix and _flag(tokenizer_config, "add_bos_token"):
@@ -71,7 +75,7 @@ def tokenizer_from_json(
 def _read(file: Path) -> tuple[dict[str, Any], bytes]:
     if not file.is_file():
         raise ModelFileError(
-            f"missing tokenizer: expected {file.name} in {file.parent}; download the whole repository of the model"
+            f"missing tokenizer: expected {file.name} in {file.parent}; download the model's whole repository"
         )
     try:
         data = file.read_bytes()
@@ -101,8 +105,8 @@ def _engine(file: Path, document: Mapping[str, Any], data: bytes) -> tokenizers.
         id = engine.token_to_id(token["content"])
         if id != token["id"]:
             raise ModelFileError(
-                f"{file} gives the added token {token['content']!r} the id {token['id']}, which leaves a gap after "
-                f"the vocabulary; expected {id}"
+                f"{file} gives the added token {token['content']!r:.80} the id {token['id']}, which leaves "
+                f"a gap after the vocabulary; expected {id}"
             )
     engine.no_truncation()
     engine.no_padding()
@@ -132,10 +136,7 @@ def _decoder(file: Path, document: Mapping[str, Any]) -> tuple[Callable[[str], b
     match decoder:
         case {"type": "ByteLevel"}:
             return byte_level, False
-        case {"type": "Metaspace", "replacement": "▁"}:
-            scheme = decoder.get(
-                "prepend_scheme", "always" if decoder.get("add_prefix_space", True) else "never"
-            )
+        case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme}:
             return spaced, scheme != "never"
         case {"type": "Sequence", "decoders": [first, *others]} if first == _REPLACE:
             kinds = [other.get("type") for other in others]
@@ -205,14 +206,13 @@ def _ids(source: Mapping[str, Any], name: str) -> list[int]:
     return ids
 
 
-def _mark_special(engine: tokenizers.Tokenizer, *, named: set[int], ending: set[int]) -> None:
-    """Makes control tokens of BOS, EOS and the added tokens that end a generation, as files often forget to."""
+def _mark_special(engine: tokenizers.Tokenizer, *, named: set[int | None], ending: set[int]) -> None:
+    """Makes control tokens of BOS, EOS and the added tokens that end a generation; files often forget to."""
     added = engine.get_added_tokens_decoder()
     for id in named | (ending & added.keys()):
-        if id in added and added[id].special:
-            continue
-        text = engine.id_to_token(id)
-        engine.add_special_tokens([AddedToken(text, normalized=False, special=True)])
+        if id is not None and not (id in added and added[id].special):
+            text = engine.id_to_token(id)
+            engine.add_special_tokens([AddedToken(text, normalized=False, special=True)])
 
 
 def _flag(tokenizer_config: Mapping[str, Any], name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ class Vocabulary:
     """The tokens of a file. tokens: text by id. ids: id by text."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        """Raises ModelFileError unless there are tokens, all different, and as many types and scores as tokens."""
+        """Raises ModelFileError unless all tokens differ and there are as many types and scores as tokens."""
         self._metadata = metadata
         self.tokens = [
             text or f"[EMPTY_{id}]" for id, text in enumerate(self._texts("tokenizer.ggml.tokens"))
@@ -29,8 +28,8 @@ class Vocabulary:
         if len(self.ids) < len(self.tokens):
             id = next(id for id, text in enumerate(self.tokens) if self.ids[text] != id)
             raise ModelFileError(
-                f"tokenizer.ggml.tokens has {self.tokens[id]!r} twice, as {id} and {self.ids[self.tokens[id]]}; "
-                "every token must differ"
+                f"tokenizer.ggml.tokens has {self.tokens[id]!r:.80} twice, as {id} and "
+                f"{self.ids[self.tokens[id]]}; every token must differ"
             )
         self._types = self._numbers("tokenizer.ggml.token_type", NORMAL)
         self._scores = self._numbers("tokenizer.ggml.scores", 0)
@@ -43,8 +42,8 @@ class Vocabulary:
     def merges(self) -> list[tuple[str, str]]:
         """`tokenizer.ggml.merges` as pairs, in order, without those that make a control token.
 
-        Raises ModelFileError where a line is not a pair or makes no token; that the two parts are tokens is for the
-        engine to check.
+        Raises ModelFileError where a line is not a pair or makes no token; that the two parts are tokens is
+        for the engine to check.
         """
         lines = self._texts("tokenizer.ggml.merges")
         pairs = [tuple(line.split(" ")) for line in lines]
@@ -56,8 +55,8 @@ class Vocabulary:
                 if len(pair) != 2 or "".join(pair) not in self.ids
             )
             raise ModelFileError(
-                f"tokenizer.ggml.merges holds {bad!r}; expected two tokens with a space between, which together "
-                "make a token"
+                f"tokenizer.ggml.merges holds {bad!r:.80}; expected two tokens with a space between, which "
+                "together make a token"
             )
         control = {self.tokens[id] for id in self.of_type(CONTROL, UNKNOWN)}
         if not control.isdisjoint(made):
@@ -65,11 +64,12 @@ class Vocabulary:
         return cast(list[tuple[str, str]], pairs)
 
     def merges_by_score(self) -> list[tuple[str, str]]:
-        """The merges that a scored vocabulary implies: every way to make a token from two others, best score first.
+        """The merges that a scored vocabulary implies: every way to make a token from two others, best
+        score first.
 
-        SentencePiece joins the two neighbours that make the token with the best score. Where scores are equal the
-        lower id is first: a converter that lost the scores writes one value for all, and ids are in the order of
-        training.
+        SentencePiece joins the two neighbours that make the token with the best score. Where scores are
+        equal the lower id is first: a converter that lost the scores writes one value for all, and ids are
+        in the order of training.
         """
         order = np.argsort(-self._scores.astype(np.float64), kind="stable")
         usable = order[np.isin(self._types[order], (NORMAL, USER_DEFINED, UNUSED))]
@@ -100,11 +100,12 @@ class Vocabulary:
         value = self._metadata.get(key)
         if value is None:
             return None
-        if not isinstance(value, Integral) or isinstance(value, bool):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise _wrong(key, "a token id", value)
         if not 0 <= value < len(self.tokens):
             raise ModelFileError(
-                f"{key} is {value}, which is no token: the vocabulary has {len(self.tokens):,}; convert the model again"
+                f"{key} is {value}, which is no token: the vocabulary has {len(self.tokens):,}; "
+                "convert the model again"
             )
         return int(value)
 
@@ -147,12 +148,12 @@ class Vocabulary:
         return numbers
 
     def _array(self, key: str) -> Sequence[Any] | None:
-        values = self._metadata.get(key)
+        values: Any = self._metadata.get(key)
         if values is None:
             return None
         if isinstance(values, str) or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
             raise _wrong(key, "an array", values)
-        return values
+        return cast(Sequence[Any], values)
 
 
 def _wrong(key: str, expected: str, value: object) -> ModelFileError:

@@ -1,4 +1,5 @@
-"""How byte-level vocabularies split a text before merging, by the names that GGUF files use (`tokenizer.ggml.pre`).
+"""How byte-level vocabularies split a text before merging, by the names that GGUF files use
+(`tokenizer.ggml.pre`).
 
 Each pattern is the one that the model's authors published in their tokenizer; the names are llama.cpp's.
 """

@@ -14,13 +14,14 @@ from tandem.text.pieces import byte_level
 class Tokenizer:
     """Text to token ids and back.
 
-    Made by `tokenizer_from_json` and `tokenizer_from_gguf`. The engine splits, merges and looks up; decoding is
-    ours, from each token's bytes, so that streaming and whole decoding cannot differ.
+    Made by `tokenizer_from_json` and `tokenizer_from_gguf`. The engine splits, merges and looks up;
+    decoding is ours, from each token's bytes, so that streaming and whole decoding cannot differ.
 
-    bos_id: the token a text begins with, None where the vocabulary names none. eos_ids: every token that ends a
-    generation, end-of-turn tokens included. special_tokens: the texts that chat templates know by name (`bos_token`,
-    `eos_token`, …). chat_templates: jinja sources by name, the usual one as `default`.
-    strips_space: encoding puts a space before the text (SentencePiece), so decoding drops one leading space.
+    bos_id: the token a text begins with, None where the vocabulary names none. eos_ids: every token that
+    ends a generation, end-of-turn tokens included. special_tokens: the texts that chat templates know by
+    name (`bos_token`, `eos_token`, …). chat_templates: jinja sources by name, the usual one as `default`.
+    strips_space: encoding puts a space before the text (SentencePiece), so decoding drops one leading
+    space.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class Tokenizer:
     ) -> None:
         """engine: the encoder; its added tokens marked special are the control tokens.
 
-        piece_bytes: the bytes that a piece of the vocabulary spells. prefix, suffix: ids that `add_special` puts
-        around a text.
+        piece_bytes: the bytes that a piece of the vocabulary spells. prefix, suffix: ids that `add_special`
+        puts around a text.
         """
         self.bos_id = bos_id
         self.eos_ids = eos_ids
@@ -53,7 +54,7 @@ class Tokenizer:
         self._suffix = list(suffix)
         added = engine.get_added_tokens_decoder()
         self._special = frozenset(id for id, token in added.items() if token.special)
-        # An added token is matched in the text as it stands; only SentencePiece's own write U+2581 for a space.
+        # An added token is matched in the text as it stands; SentencePiece's may write U+2581 for a space.
         self._literal = {
             id: token.content.encode()
             for id, token in added.items()
@@ -69,9 +70,9 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text.
 
-        add_special: put the tokens around it that the model was trained with (usually BOS), unless the text itself
-        begins with them. parse_special: `<eos>` and the like in the text become control tokens; turn it off for
-        text that must stay text. Raises RequestError for text that is not valid Unicode.
+        add_special: put the tokens around it that the model was trained with (usually BOS), unless the text
+        itself begins with them. parse_special: `<eos>` and the like in the text become control tokens; turn
+        it off for text that must stay text. Raises RequestError for text that is not valid Unicode.
         """
         try:
             with self._lock:  # the switch belongs to the engine, not to the call
@@ -113,6 +114,6 @@ class Tokenizer:
         return self.token_bytes(id).decode(errors="replace")
 
     def is_special(self, id: int) -> bool:
-        """Whether a token is a control token: never part of what a model says, never made from text to tokenize
-        with `parse_special=False`."""
+        """Whether a token is a control token: never part of what a model says, never made from text to
+        tokenize with `parse_special=False`."""
         return id in self._special

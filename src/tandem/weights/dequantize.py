@@ -94,7 +94,7 @@ def _q8_0(blocks: Bytes) -> Floats:
 
 
 def _scales_and_minima(blocks: Bytes) -> tuple[Floats, Floats]:
-    """The eight scales and minima of a Q4_K or Q5_K block, each times the block's half: (blocks, 8, 1).
+    """The eight scales and minima of a Q4_K or Q5_K block, each times the block's half: (n, 8, 1).
 
     They are 6-bit numbers in 12 bytes: the first four hold scales 0-3, the next four minima 0-3, the last four
     the low halves of scales and minima 4-7, whose upper two bits lie above those of the first eight.

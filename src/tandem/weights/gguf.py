@@ -63,8 +63,8 @@ _OTHER_TYPES = {
     42: "Q2_0",
 }
 _MAX_DIMENSIONS = 4
-_SMALLEST_PAIR = 8 + 1 + 4 + 1  # key length, a key of one byte, value type, a value of one byte
-_SMALLEST_TENSOR = 8 + 4 + 4 + 8  # name length, number of dimensions, type, offset
+# The largest models have a few thousand tensors and some hundred keys; this bounds time and memory.
+_MAX_ENTRIES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,7 @@ def _header(fields: Fields) -> tuple[int, int]:
         raise UnsupportedModelError(
             f"{path} is a GGUF file of version {version}; Tandem reads versions 2 and 3"
         )
-    tensors = fields.count("tensors", _SMALLEST_TENSOR)
-    return tensors, fields.count("key-value pairs", _SMALLEST_PAIR)
+    return fields.count("tensors", _MAX_ENTRIES), fields.count("key-value pairs", _MAX_ENTRIES)
 
 
 def _tensor_info(fields: Fields, number: int, alignment: int) -> _TensorInfo:

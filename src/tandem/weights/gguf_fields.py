@@ -59,11 +59,10 @@ class Fields:
     def u64(self, what: str) -> int:
         return int(_U64.unpack_from(self.data, self._take(8, what))[0])
 
-    def count(self, what: str, smallest: int) -> int:
-        """A number of entries of at least `smallest` bytes each, which the rest of the file can hold."""
+    def count(self, what: str, limit: int) -> int:
         count = self.u64(f"the number of {what}")
-        if count > (self.size - self.position) // smallest:
-            raise self.damaged(f"the header announces {count:,} {what}, more than the file can hold")
+        if count > limit:
+            raise self.damaged(f"it announces {count:,} {what}, more than {limit:,}")
         return count
 
     def string(self, what: str) -> str:
@@ -104,7 +103,7 @@ class Fields:
                 "strings"
             )
         if kind == _STRING:
-            return self._strings(self.count(f"strings in {what}", 8), what)
+            return self._strings(self.u64(f"the length of {what}"), what)
         return self._numbers(kind, self.u64(f"the length of {what}"), what)
 
     def _numbers(self, kind: int, count: int, what: str) -> np.ndarray[Any, np.dtype[Any]]:

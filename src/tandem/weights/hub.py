@@ -20,7 +20,7 @@ _TIMEOUT = 10.0  # seconds to wait for the hub's first answer before the cache i
 def fetch(name: str) -> Path:
     """The local path of `hf:owner/name[/file]`: a folder of huggingface_hub's cache, or the named file in it.
 
-    The hub is asked for the newest version; when it cannot be reached, what the cache holds is used. An
+    The hub is asked for the newest version; when it does not answer, what the cache holds is used. An
     interrupted download keeps the finished files; a broken connection is taken up again where it broke.
 
     ModelFileError: not found, access not granted, no model in it, or neither reachable nor cached.
@@ -37,7 +37,7 @@ def fetch(name: str) -> Path:
             folder = _cached_folder(repository)
             names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
             wanted = choose_from_repository(
-                names, file, f"the hub cannot be reached, and the cached {repository}"
+                names, file, f"the hub does not answer, and the cached {repository}"
             )
         else:
             wanted = choose_from_repository(names, file, repository)
@@ -48,7 +48,7 @@ def fetch(name: str) -> Path:
 
 
 def _list_files(repository: str) -> list[str] | None:
-    """The repository's files, or None when the hub cannot be reached or is out of order."""
+    """The repository's files, or None when the hub does not answer or is out of order."""
     # Imported late here and below, because it costs 0.2 s that opening a local file does not need.
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -79,8 +79,8 @@ def _cached_folder(repository: str) -> Path:
         return Path(snapshot_download(repository, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError as error:
         raise ModelFileError(
-            f"{repository} is not in the cache and the hub cannot be reached (no network, or HF_HUB_OFFLINE "
-            "is set); connect, or copy the model here and give its path"
+            f"{repository} is not in the cache and the hub does not answer (no network, or HF_HUB_OFFLINE is "
+            "set); connect, or copy the model here and give its path"
         ) from error
 
 

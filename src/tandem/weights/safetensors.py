@@ -46,7 +46,7 @@ _BITS = {
     "U64": 64,
 }
 # Room for some 35,000 tensors. The official limit is 100 MB; this one bounds what parsing hostile JSON can
-# allocate, which is up to 35 bytes for each byte of it.
+# allocate, which is up to 25 bytes for each byte of it.
 _MAX_HEADER = 4 << 20
 
 
@@ -175,7 +175,7 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
 
 
 def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+    return type(value) is int and 0 <= value < 1 << 64
 
 
 def _check_places(path: Path, entries: list[_Entry], size: int) -> None:

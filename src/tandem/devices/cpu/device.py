@@ -108,7 +108,10 @@ class CpuProgram:
         self._queued = batch
         timeline, value = (signal.timeline, signal.value) if signal else (None, 0)
         events = [(event.timeline, event.value) for event in wait]
-        self._lane.submit(self._native, batch.data, events, timeline, value)
+        try:
+            self._lane.submit(self._native, batch.data, events, timeline, value)
+        except RuntimeError as error:
+            raise DeviceError(f"cpu: {error}") from None
 
 
 class CpuDevice:
@@ -146,14 +149,20 @@ class CpuDevice:
         vectors = {role: dequantize(t) for role, t in weights.items() if len(t.shape) == 1}
         return CpuBlock(spec, slice, work, matrices, vectors)
 
-    def plan_weights(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> int:
-        check_weights(spec, weights)
-        if slice is not None:
-            weights = slice_weights(spec, weights, slice)
-        return sum(
-            _native.packed_bytes(t.type.ggml_id, *t.shape) if len(t.shape) == 2 else 4 * t.elements
-            for t in weights.values()
-        )
+    def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
+        total = 0
+        matrices: set[tuple[int, int]] = set()
+        for spec, weights, slice in blocks:
+            check_weights(spec, weights)
+            if slice is not None:
+                weights = slice_weights(spec, weights, slice)
+            for tensor in weights.values():
+                if len(tensor.shape) != 2:
+                    total += 4 * tensor.elements
+                elif (key := (tensor.data.ctypes.data, tensor.nbytes)) not in matrices:
+                    matrices.add(key)
+                    total += _native.packed_bytes(tensor.type.ggml_id, *tensor.shape)
+        return total
 
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
         need = _native.WorkspaceNeed()

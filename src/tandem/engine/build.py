@@ -1,0 +1,148 @@
+"""From a configuration to an engine: the plan first, then the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from tandem.devices.base import Device
+from tandem.devices.spec import KVDtype
+from tandem.engine.engine import Engine
+from tandem.errors import MemoryPlanError
+from tandem.memory.plan import Limits, MemoryPlan, Planner
+from tandem.memory.system import available_bytes, format_bytes, parse_bytes
+from tandem.models.load import block_weights
+from tandem.models.open import model_spec
+from tandem.models.spec import ModelSpec
+from tandem.pipeline.devices import open_device
+from tandem.pipeline.executor import Executor
+from tandem.pipeline.placement import Placement, parse_placement
+from tandem.weights.checkpoint import Checkpoint
+
+# Where nobody says how much memory to use, KV pools hold this many positions per sequence on average.
+_USUAL_POSITIONS = 2048
+# Left to the rest of the machine when the plan may use what is free.
+_HEADROOM = 256 << 20
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """placement: a device for everything, or `attn=DEVICE,ffn=DEVICE`; `auto` lets Tandem choose.
+
+    threads: of the CPU device; None takes one per usable core. max_sequences: how many run at once. rows: the largest
+    step and prefill chunk. context: positions of one sequence; None is the model's, or as many as fit.
+    full_sequences: how many sequences of full length the KV pools must hold at least.
+    memory: bytes in all, as a number or text such as `8GiB`; `auto` takes what is free; None takes a moderate KV pool.
+    """
+
+    placement: str = "auto"
+    threads: int | None = None
+    max_sequences: int = 32
+    rows: int = 256
+    context: int | None = None
+    full_sequences: int = 1
+    memory: int | str | None = None
+    kv_dtype: KVDtype = "f16"
+    prefix_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEngine:
+    """A model that is planned but not loaded. Devices are open: `load` it or `close` it."""
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    config: EngineConfig
+    placement: Placement
+    devices: Mapping[str, Device]
+    plan: MemoryPlan
+
+    def load(self, eos_ids: Iterable[int], *, progress: Callable[[int, int], None] | None = None) -> Engine:
+        """Loads the weights and links the programs. progress: called with (blocks loaded, blocks).
+
+        Raises MemoryPlanError where the machine has less memory free than the plan takes.
+        """
+        needed, free = self.plan.by_memory()["host"], available_bytes()
+        if needed > free:
+            raise MemoryPlanError(
+                f"the plan takes {format_bytes(needed)}, and this machine has {format_bytes(free)} free; free some, or ask "
+                "for less with memory=auto"
+            )
+        executor = Executor(
+            self.spec,
+            self.plan,
+            self.placement,
+            self.devices,
+            lambda index: block_weights(self.checkpoint, self.spec, index),
+            progress=progress,
+        )
+        return Engine(executor, eos_ids=eos_ids, prefix_cache=self.config.prefix_cache)
+
+    def close(self) -> None:
+        for device in self.devices.values():
+            device.close()
+
+
+def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
+    """Reads headers, opens the devices and plans their memory.
+
+    Raises MemoryPlanError where the configuration does not fit, DeviceError where a device is missing, and what
+    `model_spec` raises.
+    """
+    spec = model_spec(checkpoint)
+    placement = parse_placement(config.placement, spec)
+    devices = {name: open_device(name, threads=config.threads) for name in placement.names}
+    try:
+        planner = Planner(spec, placement.devices, devices, lambda i: block_weights(checkpoint, spec, i))
+        plan = _plan(planner, spec, config)
+    except BaseException:
+        for device in devices.values():
+            device.close()
+        raise
+    return PlannedEngine(checkpoint, spec, config, placement, devices, plan)
+
+
+def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig) -> MemoryPlan:
+    _check_limits(spec, config)
+    budget = {"host": _budget(config.memory)}
+    limits = Limits(config.context or spec.context, config.max_sequences, config.rows, config.kv_dtype)
+    if config.context is None:
+        context = planner.largest_context(limits, budget, config.full_sequences, spec.context)
+        if context:
+            limits = replace(limits, context=context)
+    usual = limits.sequences * min(limits.context, _USUAL_POSITIONS)
+    at_most = max(usual, limits.context * config.full_sequences) if config.memory is None else None
+    return planner.fit(limits, budget, full_sequences=config.full_sequences, at_most=at_most)
+
+
+def _budget(memory: int | str | None) -> int:
+    """Bytes of host memory that the plan may use."""
+    free = max(0, available_bytes() - _HEADROOM)
+    if memory is None or memory == "auto":
+        return free
+    if isinstance(memory, str):
+        try:
+            memory = parse_bytes(memory)
+        except ValueError as error:
+            raise MemoryPlanError(str(error)) from None
+    return memory
+
+
+def _check_limits(spec: ModelSpec, config: EngineConfig) -> None:
+    if config.context is not None and not 2 <= config.context <= spec.context:
+        raise MemoryPlanError(
+            f"context={config.context:,} is not possible: {spec.name} was trained for {spec.context:,} positions; "
+            f"choose 2 to {spec.context:,}"
+        )
+    if not 1 <= config.max_sequences <= 4096:
+        raise MemoryPlanError(f"max_sequences={config.max_sequences} is not possible; choose 1 to 4096")
+    if not config.max_sequences <= config.rows <= 65536:
+        raise MemoryPlanError(
+            f"rows={config.rows} is not possible: a step must have a row for each of the {config.max_sequences} sequences, "
+            "and at most 65,536"
+        )
+    if not 1 <= config.full_sequences <= config.max_sequences:
+        raise MemoryPlanError(
+            f"full_sequences={config.full_sequences} is not possible; choose 1 to max_sequences={config.max_sequences}"
+        )

@@ -1,0 +1,276 @@
+"""The engine: requests of token ids in, deltas of token ids out, one step at a time.
+
+    engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits → sampler → commit → deltas
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tandem.devices.base import Float32Array
+from tandem.devices.batch import Batch
+from tandem.engine.batch_builder import BatchBuilder
+from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
+from tandem.engine.sampling import Sampler, SamplingState, draw_seed
+from tandem.engine.scheduler import Schedule, Scheduler
+from tandem.engine.sequence import HEAD_START, Sequence, State
+from tandem.errors import DeviceError, RequestError
+from tandem.memory.kv_cache import KVCache
+from tandem.pipeline.executor import Executor, StepHandle
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the engine was made. host_seconds: time in the step loop outside waiting for the devices."""
+
+    steps: int = 0
+    rows: int = 0
+    sampled: int = 0
+    cached_tokens: int = 0
+    host_seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Step:
+    """A step on its way: what was scheduled, the batch that carries it, and the executor's handle.
+
+    The engine has one, so one is in flight at a time: the next one needs the tokens that this one samples.
+    """
+
+    schedule: Schedule
+    builder: BatchBuilder
+    handle: StepHandle | None = None
+
+
+class Engine:
+    """One model's engine. Not thread-safe; EngineLoop runs it on a thread.
+
+    Every accepted request ends exactly once: each of its samples brings one delta with a finish_reason, the request's
+    last delta has `ended` set.
+    """
+
+    def __init__(self, executor: Executor, *, eos_ids: Iterable[int] = (), prefix_cache: bool = True) -> None:
+        """eos_ids: tokens that end a generation, unless a request ignores them."""
+        layout, limits = executor.plan.layout, executor.plan.limits
+        self.executor = executor
+        self.limits = limits
+        self.vocab = executor.spec.vocab
+        self.counters = Counters()
+        self.cache = KVCache(executor.pools, prefix_cache=prefix_cache)
+        self.scheduler = Scheduler(self.cache, limits, layout.max_samples)
+        self._eos_ids = tuple(sorted(eos_ids))
+        self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, limits.context))
+        self._sampler = Sampler(self.vocab, layout.max_samples)
+        self._states: list[SamplingState] = []
+        self._live: dict[str, list[Sequence]] = {}
+        self._deltas: list[Delta] = []
+        self._serial = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to compute and nothing to report."""
+        return self.scheduler.idle and not self._deltas
+
+    def check(self, request: Request) -> None:
+        """Raises RequestError for a request that this engine does not accept; may be called from any thread."""
+        prompt, context = request.prompt, self.limits.context
+        if not prompt:
+            raise RequestError("the prompt is empty; give at least one token")
+        if len(prompt) >= context:
+            raise RequestError(
+                f"the prompt has {len(prompt):,} tokens, and the context of {context:,} must also hold the answer; "
+                f"shorten the prompt to at most {context - 1:,} tokens or load the model with a larger context"
+            )
+        if not (0 <= min(prompt) and max(prompt) < self.vocab):
+            raise RequestError(f"the prompt holds a token outside the vocabulary of {self.vocab:,}")
+        if request.params.n > self.limits.sequences:
+            raise RequestError(
+                f"n={request.params.n} samples, but this engine runs at most {self.limits.sequences} sequences at once"
+            )
+        request.params.validate(self.vocab)
+
+    def submit(self, request: Request) -> None:
+        """Accepts a request. Raises RequestError as `check` does, and for an id that is in use."""
+        self.check(request)
+        if request.id in self._live:
+            raise RequestError(f"a request with the id {request.id!r} is running already")
+        self._serial += 1
+        params = request.params
+        rank = self.counters.steps + request.priority * HEAD_START
+        seed = draw_seed()
+        samples = [
+            Sequence(
+                request,
+                index,
+                order=(rank, self._serial, index),
+                tables=self.cache.new_tables(),
+                stop_ids=params.stop_ids(self._eos_ids),
+                max_tokens=min(params.max_tokens or self.limits.context, self.limits.context - len(request.prompt)),
+                seed=seed,
+            )
+            for index in range(params.n)
+        ]
+        samples[0].forks = samples[1:]
+        self._live[request.id] = samples
+        self.scheduler.add(samples[0])
+
+    def cancel(self, request_id: str, index: int | None = None) -> bool:
+        """Ends a request, or one sample of it once that has brought a token. Its pages are free when this returns; the
+        next step reports it. False if there is nothing to cancel.
+        """
+        chosen = [
+            sequence
+            for sequence in self._live.get(request_id, ())
+            if sequence.state is not State.JOINED and (index is None or (sequence.index == index and sequence.generated))
+        ]
+        for sequence in chosen:
+            self._end(sequence, Delta(request_id=request_id, index=sequence.index), "cancelled")
+        return bool(chosen)
+
+    def step(self) -> list[Delta]:
+        """One turn: submits a step, waits for it and commits it."""
+        step = self.submit_step()
+        if step is not None:
+            self.commit(step)
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def submit_step(self) -> Step | None:
+        """Schedules and queues the next step; None when there is nothing to compute."""
+        started = time.perf_counter()
+        step = self._step
+        self.scheduler.schedule(step.schedule)
+        if not step.schedule.sequences:
+            return None
+        step.handle = self.executor.submit(step.builder.fill(step.schedule))
+        self.counters.steps += 1
+        self.counters.rows += step.schedule.n_rows
+        self.counters.host_seconds += time.perf_counter() - started
+        return step
+
+    def commit(self, step: Step) -> None:
+        """Waits for a step, samples, and moves every sequence on."""
+        assert step.handle is not None
+        started = time.perf_counter()
+        try:
+            logits = step.handle.wait()
+        except DeviceError as error:
+            self._fail_step(step.schedule, str(error))
+            return
+        waited = time.perf_counter()
+        schedule = step.schedule
+        states = self._states
+        states.clear()
+        for sequence, samples in zip(schedule.sequences, schedule.samples, strict=True):
+            if samples:
+                states.append(self._state(sequence))
+                states.extend([self._state(fork) for fork in sequence.forks])
+        if states:
+            sampled = self._sampler.sample(logits, states)
+            tokens = sampled.tokens.tolist()
+        if any(schedule.scores):
+            self._score(schedule, logits[len(states) :])
+        at = 0
+        for i, sequence in enumerate(schedule.sequences):
+            if sequence.state is State.DONE:
+                at += schedule.samples[i]
+                continue
+            self.scheduler.advance(sequence, schedule.rows[i])
+            if schedule.samples[i]:
+                for sample in self.scheduler.fork(sequence) if sequence.forks else (sequence,):
+                    self._take(sample, tokens[at], sampled.logprobs.get(at), sampled.errors.get(at))
+                    at += 1
+        self.counters.sampled += len(states)
+        self.counters.wait_seconds += waited - started
+        self.counters.host_seconds += time.perf_counter() - waited
+
+    def _state(self, sequence: Sequence) -> SamplingState:
+        if sequence.sampling is None:
+            sequence.sampling = SamplingState(
+                sequence.params,
+                sequence.tokens,
+                vocab=self.vocab,
+                eos_token_ids=self._eos_ids,
+                seed=sequence.seed,
+                sample_index=sequence.index,
+                max_tokens=sequence.max_tokens,
+            )
+        return sequence.sampling
+
+    def _take(
+        self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, error: str | None
+    ) -> None:
+        """A sampled token: appended, reported, and possibly the last."""
+        delta = Delta(request_id=sequence.request_id, index=sequence.index)
+        if sequence.generated == 0:
+            delta.cached_tokens = sequence.cached_tokens
+            self.counters.cached_tokens += sequence.cached_tokens
+        if error is not None:
+            delta.error = error
+            self._end(sequence, delta, "error")
+            return
+        sequence.tokens.append(token)
+        assert sequence.sampling is not None
+        sequence.sampling.append(token)
+        delta.tokens = [token]
+        if logprobs is not None:
+            delta.logprobs = [logprobs]
+        if token in sequence.stop_ids:
+            delta.stop_reason = None if token in self._eos_ids else token
+            self._end(sequence, delta, "stop")
+        elif sequence.generated >= sequence.max_tokens:
+            self._end(sequence, delta, "length")
+        else:
+            self._deltas.append(delta)
+
+    def _score(self, schedule: Schedule, logits: Float32Array) -> None:
+        """Log-probabilities of prompt tokens, from the rows of logits behind the sampled ones."""
+        at = 0
+        for sequence, rows in zip(schedule.sequences, schedule.scores, strict=True):
+            if not rows or sequence.state is State.DONE:
+                at += rows
+                continue
+            targets = sequence.tokens[sequence.scored : sequence.scored + rows]
+            top = sequence.params.prompt_logprobs
+            assert top is not None
+            scored = [
+                entry for entry in self._sampler.prompt_logprobs(logits[at:], targets, top) if entry is not None
+            ]
+            at += rows
+            sequence.scored += rows
+            delta = Delta(request_id=sequence.request_id, index=sequence.index, prompt_logprobs=scored)
+            if len(scored) == rows:
+                self._deltas.append(delta)
+            else:
+                delta.prompt_logprobs = None
+                delta.error = "the model's logits for the prompt are not finite"
+                self._end(sequence, delta, "error")
+
+    def _end(self, sequence: Sequence, delta: Delta, reason: FinishReason) -> None:
+        """Ends a sample: pages free, last delta reported. Samples that wait for its prompt end with it."""
+        self.scheduler.end(sequence)
+        samples = self._live[sequence.request_id]
+        samples.remove(sequence)
+        delta.finish_reason = reason
+        self._deltas.append(delta)
+        for fork in sequence.forks:
+            samples.remove(fork)
+            fork.state = State.DONE
+            self._deltas.append(
+                Delta(
+                    request_id=fork.request_id, index=fork.index, finish_reason=reason, error=delta.error
+                )
+            )
+        if not samples:
+            del self._live[sequence.request_id]
+            self._deltas[-1].ended = True
+
+    def _fail_step(self, schedule: Schedule, reason: str) -> None:
+        """The device could not do the step: what it wrote is unknown, so all of its sequences fail."""
+        for sequence in schedule.sequences:
+            if sequence.state is not State.DONE:
+                delta = Delta(request_id=sequence.request_id, index=sequence.index, error=reason)
+                self._end(sequence, delta, "error")

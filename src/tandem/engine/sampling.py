@@ -1,0 +1,198 @@
+"""From logits to tokens. One row's logits go through these operations, in this order:
+
+1. `logit_bias` is added.
+2. `repetition_penalty` r, for each token of prompt or output: x / r where x > 0, else x * r.
+3. For each token of the output, produced c times: x - frequency_penalty * c, then x - presence_penalty.
+4. While fewer than `min_tokens` tokens are generated, the stop tokens are masked.
+5. Tokens that a grammar's mask does not allow are masked.
+6. `temperature` 0: the token of the highest logit. Otherwise logits are divided by the temperature.
+7. `top_k` keeps the k highest.
+8. `top_p` keeps, of those, the shortest prefix by falling probability that holds at least p of their mass.
+9. `min_p` keeps tokens of at least min_p times the likeliest one's probability.
+10. Gumbel-max: the survivor with the highest sum of logit and noise.
+
+Ties, in all of them, go to the lower token id. A token's noise depends on seed, sample index, position and
+token id and on nothing else, so a row's token is the same in every batch; native/src/philox.h has the layout.
+The arithmetic is the same on every instruction set, bit for bit; native/src/sampler.h states it.
+
+Log-probabilities are those of the raw logits, before step 1, as in vLLM.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem import _native
+from tandem.engine.request import TokenLogprobs
+from tandem.engine.sampling_params import SamplingParams
+
+Float32Array = npt.NDArray[np.float32]
+Int32Array = npt.NDArray[np.int32]
+UInt32Array = npt.NDArray[np.uint32]
+
+_FAILURES = {
+    1: "The model's logits are not finite: its weights are damaged, or the device computed wrongly.",
+    2: "No token can be chosen: every token of the vocabulary is masked.",
+}
+_NO_MASKS: list[UInt32Array | None] = []
+
+
+def draw_seed() -> int:
+    """A seed from the operating system, below 2**53 so that every reader of JSON can repeat it."""
+    return secrets.randbits(53)
+
+
+class SamplingState:
+    """What sampling knows of one generated sequence. All samples of a request share `seed`, which is drawn
+    where the request gave none, and differ in `sample_index`.
+    """
+
+    __slots__ = ("_penalized", "generated", "native", "params", "prompt_length", "sample_index", "seed")
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int] | Int32Array,
+        *,
+        vocab: int,
+        eos_token_ids: Collection[int] = (),
+        seed: int | None = None,
+        sample_index: int = 0,
+        max_tokens: int = 0,
+    ) -> None:
+        """prompt: token ids. seed: used where `params` has none. max_tokens: the most that this sequence may
+        generate, which sizes the memory of the penalties.
+        """
+        self.params = params
+        chosen = params.seed if params.seed not in (None, -1) else seed
+        self.seed = draw_seed() if chosen is None else chosen
+        self.sample_index = sample_index
+        self.prompt_length = len(prompt)
+        self.generated = 0
+        self._penalized = (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+        )
+        counted = np.asarray(prompt if self._penalized else (), dtype=np.int32)
+        self.native = _native.SamplerSequence(
+            vocab=vocab,
+            seed=self.seed % 2**64,
+            sample_index=sample_index,
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            min_position=self.prompt_length + params.min_tokens,
+            logprobs=-1 if params.logprobs is None else params.logprobs,
+            logit_bias=list((params.logit_bias or {}).items()),
+            stop_tokens=sorted(params.stop_ids(eos_token_ids)) if params.min_tokens else [],
+            prompt=counted,
+            capacity=len(counted) + max_tokens,
+        )
+
+    @property
+    def position(self) -> int:
+        """Of the next token: how many tokens precede it."""
+        return self.prompt_length + self.generated
+
+    def append(self, token: int) -> None:
+        """Records a generated token."""
+        self.generated += 1
+        if self._penalized:
+            self.native.append(token)
+
+
+@dataclass(slots=True)
+class Sampled:
+    """One call's results. They are valid until the next call: `tokens` is a view of the sampler's memory.
+
+    tokens: int32 [n], -1 for a row that failed. logprobs: by row, for rows that asked. errors: by row, one
+    sentence for each that failed.
+    """
+
+    tokens: Int32Array
+    logprobs: dict[int, TokenLogprobs]
+    errors: dict[int, str]
+
+
+class Sampler:
+    """Samples up to `max_rows` rows of `vocab` logits in one native call; its memory is planned here.
+
+    One call at a time. isa: which of the equal implementations runs: scalar, avx2, avx512, or the fastest for ''.
+    """
+
+    def __init__(self, vocab: int, max_rows: int, isa: str = "") -> None:
+        self._native = _native.Sampler(vocab, max_rows, isa=isa)
+        self._vocab = vocab
+        self._tokens = self._native.tokens[:, 0]
+        self._status = self._native.status[:, 0]
+        self._ranks = self._native.ranks[:, 0]
+        self._logprob_tokens = self._native.logprob_tokens
+        self._logprobs = self._native.logprobs
+        self._positions = np.zeros(max_rows, dtype=np.int32)
+
+    def sample(
+        self,
+        logits: Float32Array,
+        states: Sequence[SamplingState],
+        positions: Sequence[int] | Int32Array | None = None,
+        masks: Sequence[UInt32Array | None] | None = None,
+    ) -> Sampled:
+        """Samples row i of `logits`, float32 [at least n, vocab] and left as they are, for states[i].
+
+        positions: of the sampled tokens; None takes the states' next ones. masks: per row None or
+        ceil(vocab / 32) words, where bit t % 32 of word t // 32 allows token t.
+        """
+        n = len(states)
+        at = self._positions[:n]
+        at[:] = (
+            [state.prompt_length + state.generated for state in states] if positions is None else positions
+        )
+        self._native.sample(
+            logits, [state.native for state in states], at, _NO_MASKS if masks is None else list(masks)
+        )
+        logprobs = {
+            row: self._token_logprobs(row, state.params.logprobs)
+            for row, state in enumerate(states)
+            if state.params.logprobs is not None and self._tokens[row] >= 0
+        }
+        return Sampled(self._tokens[:n], logprobs, self._errors(n))
+
+    def prompt_logprobs(
+        self, logits: Float32Array, targets: Sequence[int] | Int32Array, top: int
+    ) -> list[TokenLogprobs | None]:
+        """Log-probabilities of targets[i] under row i of `logits`, with those of the `top` likeliest tokens.
+
+        top: 20 at most. None for a row whose logits are not finite.
+        """
+        n = len(targets)
+        self._native.score(logits, np.asarray(targets, dtype=np.int32), top)
+        failed = self._errors(n)
+        return [None if row in failed else self._token_logprobs(row, top) for row in range(n)]
+
+    def _errors(self, n: int) -> dict[int, str]:
+        status = self._status[:n]
+        if not status.any():
+            return {}
+        return {int(row): _FAILURES[int(status[row])] for row in status.nonzero()[0]}
+
+    def _token_logprobs(self, row: int, top: int) -> TokenLogprobs:
+        end = 1 + min(top, self._vocab)
+        tokens: list[int] = self._logprob_tokens[row, :end].tolist()
+        logprobs: list[float] = self._logprobs[row, :end].tolist()
+        return TokenLogprobs(
+            token=tokens[0],
+            logprob=logprobs[0],
+            rank=int(self._ranks[row]),
+            top_ids=tokens[1:],
+            top_logprobs=logprobs[1:],
+        )

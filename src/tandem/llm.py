@@ -1,0 +1,287 @@
+"""The offline Python API, with vLLM's names.
+
+    with LLM() as llm:
+        for output in llm.generate(["Once upon a time", "The sea"], SamplingParams(max_tokens=64)):
+            print(output.outputs[0].text)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from tandem.devices.spec import KVDtype
+from tandem.engine.build import EngineConfig, plan_engine
+from tandem.engine.engine import Counters
+from tandem.engine.loop import EngineLoop
+from tandem.engine.output import CompletionChunk, RequestOutput, RequestText
+from tandem.engine.request import Delta, Request
+from tandem.engine.sampling_params import SamplingParams
+from tandem.errors import RequestError
+from tandem.memory.plan import MemoryPlan
+from tandem.models.tokenizer import open_tokenizer
+from tandem.text.chat import render_chat
+from tandem.weights.open import open_checkpoint
+
+# What a prompt may be: text, or token ids.
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+BUNDLED_MODEL = Path(__file__).parent / "data" / "tandem-stories-22m.gguf"
+
+
+class _Progress(Protocol):
+    def __call__(self, finished: int, tokens: int) -> None: ...
+
+
+class LLM:
+    """A model, loaded and ready. Safe to use from several threads; close it, or use it in a `with` statement.
+
+    model: a GGUF file, a folder with safetensors, or `hf:owner/name[/file]`; None is the bundled story model. The other
+    arguments are those of `EngineConfig`. Raises ModelFileError, UnsupportedModelError, MemoryPlanError or DeviceError,
+    each with one clear sentence.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        placement: str = "auto",
+        threads: int | None = None,
+        max_sequences: int = 32,
+        rows: int = 256,
+        context: int | None = None,
+        memory: int | str | None = None,
+        kv_dtype: KVDtype = "f16",
+        prefix_cache: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
+        self.tokenizer = open_tokenizer(checkpoint)
+        config = EngineConfig(
+            placement=placement,
+            threads=threads,
+            max_sequences=max_sequences,
+            rows=max(rows, max_sequences),
+            context=context,
+            memory=memory,
+            kv_dtype=kv_dtype,
+            prefix_cache=prefix_cache,
+        )
+        planned = plan_engine(checkpoint, config)
+        self.spec = planned.spec
+        self.memory_plan: MemoryPlan = planned.plan
+        try:
+            self._engine = planned.load(self.tokenizer.eos_ids, progress=progress)
+        except BaseException:
+            planned.close()
+            raise
+        self._loop = EngineLoop(self._engine)
+        self._ids = count(1)
+        self._closed = False
+
+    @property
+    def counters(self) -> Counters:
+        """The engine's totals so far."""
+        return self._engine.counters
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """Continues each prompt; results stand in the order of the prompts.
+
+        prompts: one text or list of token ids, or a list of them. sampling_params: one for all, or one per prompt; None
+        takes the defaults. priority: one per prompt, lower goes first. progress: shows a bar on stderr.
+        A request that is not acceptable does not stop the others: its output has `error` set and no text.
+        """
+        items: list[Prompt] = [prompts] if _is_one(prompts) else list(prompts)  # type: ignore[arg-type,list-item]
+        return self._run(items, sampling_params, priority, progress, lambda prompt: self._encode(prompt))
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        progress: bool = False,
+        **template_kwargs: Any,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or a list of them, rendered with the model's chat template."""
+        first = messages[0] if messages else None
+        one = first is None or isinstance(first, Mapping)
+        conversations: list[Any] = [messages] if one else list(messages)
+
+        def encode(conversation: Any) -> tuple[str, list[int]]:
+            return self.render(
+                conversation, tools=tools, add_generation_prompt=add_generation_prompt, **template_kwargs
+            )
+
+        return self._run(conversations, sampling_params, None, progress, encode)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **template_kwargs: Any,
+    ) -> tuple[str, list[int]]:
+        """A conversation as text and token ids. Raises RequestError where the model has no chat template."""
+        text = render_chat(
+            self.tokenizer.chat_templates or None,
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            special_tokens=self.tokenizer.special_tokens,
+            **template_kwargs,
+        )
+        return text, self.tokenizer.encode(text, add_special=False)
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[CompletionChunk]:
+        """Continues one prompt, chunk by chunk as it is generated; leaving the loop early cancels the request.
+
+        Raises RequestError at once for a request that is not acceptable.
+        """
+        request, text = self._request(*self._encode(prompt), sampling_params or SamplingParams())
+        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        self._loop.submit(request, deltas.put)
+        return self._chunks(request, text, deltas)
+
+    def _chunks(
+        self, request: Request, text: RequestText, deltas: queue.SimpleQueue[Delta]
+    ) -> Iterator[CompletionChunk]:
+        try:
+            while not text.output.finished:
+                chunk = self._push(text, deltas.get())
+                if chunk is not None:
+                    yield chunk
+        finally:
+            if not text.output.finished:
+                self._loop.cancel(request.id)
+
+    async def agenerate(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> AsyncIterator[CompletionChunk]:
+        """`stream` for asyncio; any number of them run at once."""
+        request, text = self._request(*self._encode(prompt), sampling_params or SamplingParams())
+        loop = asyncio.get_running_loop()
+        deltas: asyncio.Queue[Delta] = asyncio.Queue()
+        self._loop.submit(request, lambda delta: loop.call_soon_threadsafe(deltas.put_nowait, delta))
+        try:
+            while not text.output.finished:
+                chunk = self._push(text, await deltas.get())
+                if chunk is not None:
+                    yield chunk
+        finally:
+            if not text.output.finished:
+                self._loop.cancel(request.id)
+
+    def close(self) -> None:
+        """Cancels what is running and releases threads and memory. The object cannot be used afterwards."""
+        if not self._closed:
+            self._closed = True
+            self._loop.close()
+            self._engine.executor.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, str):
+            return prompt, self.tokenizer.encode(prompt) if prompt else []
+        return None, list(prompt)
+
+    def _request(
+        self, prompt: str | None, tokens: list[int], params: SamplingParams, priority: int = 0
+    ) -> tuple[Request, RequestText]:
+        request = Request(id=str(next(self._ids)), prompt=tokens, params=params, priority=priority)
+        return request, RequestText(request, self.tokenizer, prompt)
+
+    def _push(self, text: RequestText, delta: Delta) -> CompletionChunk | None:
+        chunk = text.push(delta)
+        if chunk is not None and chunk.finish_reason is not None and delta.finish_reason is None:
+            self._loop.cancel(delta.request_id, delta.index)
+        return chunk
+
+    def _run(
+        self,
+        items: Sequence[Any],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: Sequence[int] | None,
+        progress: bool,
+        encode: Callable[[Any], tuple[str | None, list[int]]],
+    ) -> list[RequestOutput]:
+        params = _one_each("sampling_params", sampling_params or SamplingParams(), len(items))
+        priorities = [0] * len(items) if priority is None else _one_each("priority", priority, len(items))
+        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        outputs: list[RequestOutput] = []
+        running: dict[str, RequestText] = {}
+        try:
+            with _progress_bar(len(items)) if progress else nullcontext(_no_progress) as report:
+                for item, each, rank in zip(items, params, priorities, strict=True):
+                    prompt: str | None = item if isinstance(item, str) else None
+                    tokens: list[int] = []
+                    try:
+                        prompt, tokens = encode(item)
+                        request, text = self._request(prompt, tokens, each, rank)
+                        self._loop.submit(request, deltas.put)
+                    except RequestError as error:
+                        request_id = str(next(self._ids))
+                        outputs.append(
+                            RequestOutput(request_id, prompt, tokens, finished=True, error=str(error))
+                        )
+                    else:
+                        running[request.id] = text
+                        outputs.append(text.output)
+                generated = 0
+                while running:
+                    report(len(items) - len(running), generated)
+                    delta = deltas.get()
+                    generated += len(delta.tokens)
+                    if (waiting := running.get(delta.request_id)) is not None:
+                        self._push(waiting, delta)
+                        if waiting.output.finished:
+                            del running[delta.request_id]
+                report(len(items), generated)
+        finally:
+            for request_id in running:
+                self._loop.cancel(request_id)
+        return outputs
+
+
+def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """Whether this is one prompt: a text, or a list that holds no texts and no lists."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+
+
+def _one_each(name: str, value: Any, n: int) -> list[Any]:
+    if not isinstance(value, Sequence):
+        return [value] * n
+    if len(value) != n:
+        raise RequestError(f"{name} has {len(value)} entries for {n} prompts; give one for all, or one each")
+    return list(value)
+
+
+def _no_progress(finished: int, tokens: int) -> None:
+    pass
+
+
+def _progress_bar(total: int) -> AbstractContextManager[_Progress]:
+    ...
