@@ -1,1 +1,1 @@
-"""Its presence puts this folder on the import path, so that tests share helpers (`from paths import SHARED`)."""
+"""Its presence puts this folder on the import path: tests share helpers (`from paths import SHARED`)."""

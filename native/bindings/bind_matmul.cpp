@@ -31,11 +31,6 @@ nb::ndarray<nb::numpy, T, nb::ndim<2>> new_matrix(int64_t rows, int64_t columns,
 
 // Throws where `data` is not exactly the GGUF bytes of a rows x columns matrix of this type.
 void check_source(WeightType type, int64_t rows, int64_t columns, const ByteArray& data) {
-    const SourceBlock unit = source_block(type);
-    if (rows < 0 || columns < 0 || columns % unit.columns != 0) {
-        throw std::invalid_argument("a row of " + std::to_string(columns) + " columns is not a whole number of blocks of " +
-                                    std::to_string(unit.columns));
-    }
     const int64_t expected = source_bytes(type, rows, columns);
     if (static_cast<int64_t>(data.size()) != expected) {
         throw std::invalid_argument("a " + std::to_string(rows) + " x " + std::to_string(columns) +

@@ -35,7 +35,8 @@ struct PySampler : Sampler {
                                         " adjacent float32, one per token of the vocabulary");
         }
         if (rows > logits.shape(0) || rows > static_cast<size_t>(max_rows())) {
-            throw std::invalid_argument(std::to_string(rows) + " rows asked of " + std::to_string(logits.shape(0)) +
+            throw std::invalid_argument(std::to_string(rows) + " rows asked of " +
+                                        std::to_string(logits.shape(0)) +
                                         " rows of logits and a sampler for " + std::to_string(max_rows()));
         }
         return static_cast<int32_t>(rows);
@@ -44,9 +45,11 @@ struct PySampler : Sampler {
     void collect_sequences(const nb::list& list) {
         sequences.clear();
         for (const nb::handle item : list) {
-            if (!nb::isinstance<SamplerSequence>(item)) throw nb::type_error("sequences must be SamplerSequence objects");
+            if (!nb::isinstance<SamplerSequence>(item))
+                throw nb::type_error("sequences must be SamplerSequence objects");
             const auto* sequence = nb::inst_ptr<SamplerSequence>(item);
-            if (sequence->vocab() != vocab()) throw std::invalid_argument("a sequence has another vocabulary size");
+            if (sequence->vocab() != vocab())
+                throw std::invalid_argument("a sequence has another vocabulary size");
             sequences.push_back(sequence);
         }
     }
@@ -58,16 +61,20 @@ struct PySampler : Sampler {
                 masks.push_back(nullptr);
                 continue;
             }
-            const auto mask = nb::cast<Mask>(item);
+            Mask mask;  // not converted: a converted copy would be gone before it is read
+            if (!nb::try_cast(item, mask, false))
+                throw nb::type_error("a mask must be adjacent uint32 words");
             if (32 * static_cast<int64_t>(mask.shape(0)) < vocab()) {
                 throw std::invalid_argument("a mask has fewer bits than the vocabulary has tokens");
             }
             masks.push_back(mask.data());
         }
-        if (!masks.empty() && masks.size() != sequences.size()) throw std::invalid_argument("one mask or None per row");
+        if (!masks.empty() && masks.size() != sequences.size())
+            throw std::invalid_argument("one mask or None per row");
     }
 
-    void sample(const Logits& logits, const nb::list& rows, const Tokens& positions, const nb::list& row_masks) {
+    void sample(const Logits& logits, const nb::list& rows, const Tokens& positions,
+                const nb::list& row_masks) {
         const int32_t count = check(logits, rows.size());
         if (positions.shape(0) != rows.size()) throw std::invalid_argument("one position per row");
         collect_sequences(rows);
@@ -82,7 +89,8 @@ struct PySampler : Sampler {
         if (top < 0 || top > kMaxLogprobs) throw std::invalid_argument("top must be 0 to 20");
         for (int32_t row = 0; row < count; ++row) {
             if (targets(row) < 0 || targets(row) >= vocab()) {
-                throw std::invalid_argument("token " + std::to_string(targets(row)) + " is outside the vocabulary");
+                throw std::invalid_argument("token " + std::to_string(targets(row)) +
+                                            " is outside the vocabulary");
             }
         }
         nb::gil_scoped_release release;
@@ -117,26 +125,36 @@ void bind_sampler(nb::module_& m) {
                const std::vector<std::pair<int32_t, float>>& logit_bias, std::vector<int32_t> stop_tokens,
                const Tokens& prompt, int64_t capacity) {
                 if (logprobs > kMaxLogprobs) throw std::invalid_argument("logprobs must be at most 20");
-                SamplingOptions options{seed,  sample_index, temperature,        top_k,            top_p,
-                                        min_p, repetition_penalty, presence_penalty, frequency_penalty,
-                                        min_position, logprobs};
+                SamplingOptions options{seed,
+                                        sample_index,
+                                        temperature,
+                                        top_k,
+                                        top_p,
+                                        min_p,
+                                        repetition_penalty,
+                                        presence_penalty,
+                                        frequency_penalty,
+                                        min_position,
+                                        logprobs};
                 std::vector<SamplerSequence::Bias> bias;
                 for (const auto& [token, value] : logit_bias) bias.push_back({token, value});
                 new (self) SamplerSequence(vocab, options, std::move(bias), std::move(stop_tokens),
                                            {prompt.data(), prompt.shape(0)}, capacity);
             },
-            nb::kw_only(), "vocab"_a, "seed"_a, "sample_index"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
-            "repetition_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "min_position"_a, "logprobs"_a,
-            "logit_bias"_a, "stop_tokens"_a, "prompt"_a, "capacity"_a)
+            nb::kw_only(), "vocab"_a, "seed"_a, "sample_index"_a, "temperature"_a, "top_k"_a, "top_p"_a,
+            "min_p"_a, "repetition_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "min_position"_a,
+            "logprobs"_a, "logit_bias"_a, "stop_tokens"_a, "prompt"_a.noconvert(), "capacity"_a)
         .def("append", &SamplerSequence::append, "token"_a, "Counts a token that the sequence produced.");
 
     nb::class_<PySampler> sampler(m, "Sampler", "Samples many rows in one call, without the GIL.");
     sampler
-        .def(nb::init<int32_t, int32_t, int32_t, const std::string&>(), "vocab"_a, "max_rows"_a, "workers"_a = 1,
-             "isa"_a = "")
-        .def("sample", &PySampler::sample, "logits"_a, "sequences"_a, "positions"_a, "masks"_a,
-             "Samples row r of `logits` for sequences[r]; `masks` is empty or has uint32 words or None per row.")
-        .def("score", &PySampler::score, "logits"_a, "targets"_a, "top"_a,
+        .def(nb::init<int32_t, int32_t, int32_t, const std::string&>(), "vocab"_a, "max_rows"_a,
+             "workers"_a = 1, "isa"_a = "")
+        .def("sample", &PySampler::sample, "logits"_a.noconvert(), "sequences"_a, "positions"_a.noconvert(),
+             "masks"_a,
+             "Samples row r of `logits` for sequences[r]; `masks` is empty or has uint32 words or None per "
+             "row.")
+        .def("score", &PySampler::score, "logits"_a.noconvert(), "targets"_a.noconvert(), "top"_a,
              "Log-probabilities of targets[r] and of the `top` likeliest tokens under row r of `logits`.");
     def_view(sampler, "tokens", &Sampler::Results::tokens);
     def_view(sampler, "status", &Sampler::Results::status);
@@ -147,7 +165,8 @@ void bind_sampler(nb::module_& m) {
     m.def(
         "philox4x32",
         [](const std::vector<uint32_t>& counter, const std::vector<uint32_t>& key) {
-            if (counter.size() != 4 || key.size() != 2) throw std::invalid_argument("four counter words, two key words");
+            if (counter.size() != 4 || key.size() != 2)
+                throw std::invalid_argument("four counter words, two key words");
             uint32_t c[4][1] = {{counter[0]}, {counter[1]}, {counter[2]}, {counter[3]}};
             philox4x32(key[0], key[1], c);
             return std::vector<uint32_t>{c[0][0], c[1][0], c[2][0], c[3][0]};
@@ -159,7 +178,8 @@ void bind_sampler(nb::module_& m) {
             const NoiseStream noise{seed, sample_index, position};
             for (size_t t = 0; t < out.shape(0); ++t) out(t) = gumbel(noise.word(static_cast<uint32_t>(t)));
         },
-        "seed"_a, "sample_index"_a, "position"_a, "out"_a, "Fills `out` with the noise of tokens 0, 1, 2, …");
+        "seed"_a, "sample_index"_a, "position"_a, "out"_a.noconvert(),
+        "Fills `out` with the noise of tokens 0, 1, 2, …");
 }
 
 }  // namespace tandem

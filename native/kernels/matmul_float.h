@@ -10,8 +10,10 @@ namespace tandem::TANDEM_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int kFloatRows = 12;
+constexpr int float_vectors(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
 #else
 inline constexpr int kFloatRows = 6;
+constexpr int float_vectors(int rows) { return rows == 1 ? 8 : 2; }
 #endif
 inline constexpr int64_t kFloatColumns = 256;
 
@@ -22,21 +24,19 @@ TANDEM_INLINE Floats load_weights(const uint8_t* p) {
     return widen_bf16(p);
 }
 
+// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over `columns`
+// columns from `first` on.
 template <WeightType T, int kVectors, int kRows>
-inline void float_tile(const Product& p, int64_t vector, int row, int64_t first, int64_t columns) {
+inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first, int64_t columns) {
     constexpr int64_t kColumnBytes = kGroupRows * float_bytes(T);
-    const OutTile out{p.out + row * p.out_stride + vector * kVectorRows, p.out_stride,
-                      p.w->rows - vector * kVectorRows};
+    const OutTile out(p, vector, end, row);
     Floats acc[kVectors][kRows];
-    if (first == 0) {
-        clear(acc);
-    } else {
-        out.load(acc);
-    }
+    out.start(first > 0, acc);
     const uint8_t* w[kVectors];
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        w[v] = vector_group(*p.w, vector + v) + first * kColumnBytes + vector_lane(vector + v) * float_bytes(T);
+        const int64_t at = smaller(vector + v, end - 1);  // a vector too many repeats the last one, and is not stored
+        w[v] = vector_group(*p.w, at) + first * kColumnBytes + vector_lane(at) * float_bytes(T);
     }
     const int64_t stride = p.x->f32_stride;
     const float* x = p.x->f32 + row * stride + first;
@@ -54,37 +54,26 @@ inline void float_tile(const Product& p, int64_t vector, int row, int64_t first,
     out.store(acc);
 }
 
-// Rows [row, row + kRows) with all vectors of the range, over one run of columns.
-template <WeightType T, int kRows>
-inline void float_rows(const Product& p, int64_t v, int64_t end, int row, int64_t first, int64_t columns) {
-    constexpr int kVectors = kRows == 1 ? 8 : kRows <= 3 && kVectorRows == 16 ? 4 : 2;
-    for (; v + kVectors <= end; v += kVectors) float_tile<T, kVectors, kRows>(p, v, row, first, columns);
-    if constexpr (kVectors > 2) {
-        for (; v + 2 <= end; v += 2) float_tile<T, 2, kRows>(p, v, row, first, columns);
-    }
-    for (; v < end; ++v) float_tile<T, 1, kRows>(p, v, row, first, columns);
-}
-
 template <WeightType T>
 inline void multiply_float(const Product& p) {
-    const int64_t columns = p.x->columns, begin = p.group_begin * kGroupVectors, end = p.group_end * kGroupVectors;
-    const int tiles = (p.rows + kFloatRows - 1) / kFloatRows;
-    // One row tile reads the weights once anyway; several share a run of columns of two vectors.
-    const int64_t run = tiles > 1 ? kFloatColumns : columns, span = tiles > 1 ? 2 : end - begin;
-    int64_t first = 0;
-    do {  // once even where there are no columns, to write zeros
+    const int64_t columns = p.x->columns, end = p.group_end * kGroupVectors;
+    const EvenTiles tiles(p.rows, kFloatRows);
+    if (tiles.count == 0) return;
+    const int64_t run = tiles.count == 1 ? columns : kFloatColumns;
+    const int step = float_vectors(p.rows / tiles.count);
+    for (int64_t first = 0; first < columns; first += run) {
         const int64_t n = smaller(run, columns - first);
-        for (int64_t v = begin; v < end; v += span) {
-            for (int t = 0, row = 0; t < tiles; ++t) {
-                const int rows = (p.rows - row + tiles - t - 1) / (tiles - t);
-                with_constant<kFloatRows>(rows, [&](auto r) {
-                    float_rows<T, r()>(p, v, smaller(v + span, end), row, first, n);
+        for (int64_t v = p.group_begin * kGroupVectors; v < end; v += step) {
+            for (int t = 0; t < tiles.count; ++t) {
+                with_constant<kFloatRows>(tiles.rows(t), [&](auto rows) {
+                    constexpr int kVectors = float_vectors(rows());
+                    for (int64_t u = v; u < smaller(v + step, end); u += kVectors) {
+                        float_tile<T, kVectors, rows()>(p, u, end, tiles.begin(t), first, n);
+                    }
                 });
-                row += rows;
             }
         }
-        first += run;
-    } while (first < columns);
+    }
 }
 
 }  // namespace tandem::TANDEM_ISA

@@ -22,21 +22,41 @@ TANDEM_INLINE void with_constant(int value, F f) {
     }
 }
 
-template <int kVectors, int kRows>
-TANDEM_INLINE void clear(Floats (&acc)[kVectors][kRows]) {
-    TANDEM_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-        TANDEM_UNROLL
-        for (int r = 0; r < kRows; ++r) acc[v][r] = zero_floats();
-    }
+// `all` rows as the fewest tiles of at most `most` rows, even to within one: no tile is left with a single row.
+struct EvenTiles {
+    int all, count;
+    EvenTiles(int rows, int most) : all(rows), count((rows + most - 1) / most) {}
+    int begin(int t) const { return static_cast<int>(static_cast<int64_t>(all) * t / count); }
+    int rows(int t) const { return begin(t + 1) - begin(t); }
+};
+
+// Vector `v` of the whole matrix: its group and the row inside the group where it starts.
+TANDEM_INLINE const uint8_t* vector_group(const PackedMatrix& w, int64_t v) {
+    return w.data + v / kGroupVectors * w.group_bytes;
 }
+TANDEM_INLINE int vector_lane(int64_t v) { return static_cast<int>(v % kGroupVectors) * kVectorRows; }
 
-// Where a tile's accumulators live between runs of blocks: the output itself.
+// Where a tile's accumulators live between runs of columns: the output itself.
 struct OutTile {
-    float* first;      // output of the tile's first row and vector
-    int64_t stride;    // between rows
-    int64_t columns;   // outputs from `first` on that the matrix has; fewer than the tile's in its last group
+    float* first;     // output of the tile's first row and vector
+    int64_t stride;   // between rows
+    int64_t columns;  // outputs from `first` on that may be written
 
+    // Vectors from `vector` on, those before `end`, of rows from `row` on.
+    TANDEM_INLINE OutTile(const Product& p, int64_t vector, int64_t end, int row)
+        : first(p.out + row * p.out_stride + vector * kVectorRows),
+          stride(p.out_stride),
+          columns(smaller(p.w->rows, end * kVectorRows) - vector * kVectorRows) {}
+
+    template <int kVectors, int kRows>
+    TANDEM_INLINE void start(bool resume, Floats (&acc)[kVectors][kRows]) const {
+        if (resume) return load(acc);
+        TANDEM_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+            TANDEM_UNROLL
+            for (int r = 0; r < kRows; ++r) acc[v][r] = zero_floats();
+        }
+    }
     template <int kVectors, int kRows>
     TANDEM_INLINE void load(Floats (&acc)[kVectors][kRows]) const {
         TANDEM_UNROLL
@@ -72,11 +92,5 @@ struct OutTile {
         }
     }
 };
-
-// Vector `v` of the whole matrix: its group and the row inside the group where it starts.
-TANDEM_INLINE const uint8_t* vector_group(const PackedMatrix& w, int64_t v) {
-    return w.data + v / kGroupVectors * w.group_bytes;
-}
-TANDEM_INLINE int vector_lane(int64_t v) { return static_cast<int>(v % kGroupVectors) * kVectorRows; }
 
 }  // namespace tandem::TANDEM_ISA

@@ -49,7 +49,7 @@ inline RowBlock read_block(const PackedMatrix& w, int64_t group, int row, int64_
     }
     if (is_k_quant(t)) {
         out.scale[0] = read_f16(panel + 2 * row) * static_cast<float>(panel[64 + 16 * b + row]);
-        out.minimum = -(read_f16(panel + 32 + 2 * row) * static_cast<float>(panel[192 + 16 * b + row]));
+        out.minimum = read_f16(panel + 32 + 2 * row) * static_cast<float>(panel[192 + 16 * b + row]);
     } else {
         out.scale[0] = read_f16(panel + 32 * b + 2 * row);
         if (has_minimum(t)) out.minimum = read_f16(panel + 256 + 32 * b + 2 * row);

@@ -14,7 +14,7 @@
 // Headers, all by group row last:
 //   Q4_0 Q5_0 Q8_0   d f16 [8][16]
 //   Q4_1 Q5_1        d f16 [8][16], m f16 [8][16]
-//   Q4_K Q5_K        d f16 [16], dmin f16 [16], scales u8 [8][16], minimums u8 [8][16]
+//   Q4_K Q5_K        d f16 [16], -dmin f16 [16], scales u8 [8][16], minimums u8 [8][16]
 //   Q6_K             d f16 [16], 32 unused bytes, scales i8 [16][16]
 // Values are stored unsigned: Q4_0 plus 8, Q5_0 plus 16, Q6_K plus 32, Q8_0 plus 128. Rows that the matrix
 // does not have are zero bytes. A group of a float type is [columns][16] values, padded to 64 bytes.

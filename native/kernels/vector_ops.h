@@ -36,7 +36,6 @@ TANDEM_INLINE Floats zero_floats() { return _mm512_setzero_ps(); }
 TANDEM_INLINE Floats all_floats(float x) { return _mm512_set1_ps(x); }
 TANDEM_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 TANDEM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-TANDEM_INLINE Floats negate(Floats a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
 TANDEM_INLINE Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
 TANDEM_INLINE void store_floats(float* p, Floats a) { _mm512_storeu_ps(p, a); }
 TANDEM_INLINE Floats widen_f16(const uint8_t* p) {
@@ -100,7 +99,6 @@ TANDEM_INLINE Floats zero_floats() { return _mm256_setzero_ps(); }
 TANDEM_INLINE Floats all_floats(float x) { return _mm256_set1_ps(x); }
 TANDEM_INLINE Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 TANDEM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-TANDEM_INLINE Floats negate(Floats a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
 TANDEM_INLINE Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
 TANDEM_INLINE void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a); }
 TANDEM_INLINE Floats widen_f16(const uint8_t* p) {

@@ -66,7 +66,8 @@ void pack_scales(const uint8_t* source, int b, int i, uint8_t* panel) {
         k_scale_min(source + 4, b, panel + 64 + 16 * b + i, panel + 192 + 16 * b + i);
         if (b == 0) {
             std::memcpy(panel + 2 * i, source, 2);
-            std::memcpy(panel + 32 + 2 * i, source + 2, 2);
+            panel[32 + 2 * i] = source[2];
+            panel[33 + 2 * i] = source[3] ^ 0x80;  // the sign, so that products add the minimum
         }
     } else {
         std::memcpy(panel + 32 * b + 2 * i, source, 2);
@@ -144,7 +145,18 @@ SourceBlock source_block(WeightType t) {
 
 int64_t source_bytes(WeightType type, int64_t rows, int64_t columns) {
     const SourceBlock unit = source_block(type);
-    return rows * (columns / unit.columns * unit.bytes);
+    const std::string shape = std::to_string(rows) + " x " + std::to_string(columns);
+    if (rows < 1 || columns < 1) throw std::invalid_argument("a " + shape + " matrix is empty");
+    if (columns % unit.columns != 0) {
+        throw std::invalid_argument("a " + shape + " matrix of GGUF type " + std::to_string(static_cast<int>(type)) +
+                                    " needs columns that are a multiple of " + std::to_string(unit.columns));
+    }
+    int64_t bytes;
+    if (__builtin_mul_overflow(rows, columns / unit.columns, &bytes) ||
+        __builtin_mul_overflow(bytes, unit.bytes, &bytes)) {
+        throw std::invalid_argument("a " + shape + " matrix is larger than any memory");
+    }
+    return bytes;
 }
 
 void Unmap::operator()(uint8_t* p) const {
@@ -156,12 +168,7 @@ void Unmap::operator()(uint8_t* p) const {
 }
 
 PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns) {
-    const SourceBlock unit = source_block(type);
-    if (rows < 0 || columns < 0 || columns % unit.columns != 0) {
-        throw std::invalid_argument("a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
-                                    " cannot be packed: columns must be a multiple of " +
-                                    std::to_string(unit.columns));
-    }
+    source_bytes(type, rows, columns);  // checks the shape
     PackedMatrix w{type, rows, columns, (rows + kGroupRows - 1) / kGroupRows,
                    0,    0,    nullptr, {nullptr, Unmap{0}}};
     if (is_quantized(type)) {
@@ -178,7 +185,7 @@ PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns) {
 PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns) {
     PackedMatrix w = packed_layout(type, rows, columns);
     if (w.bytes < kHugePage) {
-        w.owner = {new (kAlignment) uint8_t[static_cast<size_t>(w.bytes > 0 ? w.bytes : 1)], Unmap{0}};
+        w.owner = {new (kAlignment) uint8_t[static_cast<size_t>(w.bytes)], Unmap{0}};
     } else {
         // Map one huge page too many and give back what lies outside the aligned part.
         const int64_t size = round_up(w.bytes, 4096);

@@ -1,12 +1,11 @@
-// The sampler's randomness: a pure function of (seed, sample index, position, token id), so that a token's noise does
-// not depend on the batch, on the device, or on which other tokens survive the filters.
+// The sampler's randomness: a pure function of (seed, sample index, position, token id), so that a token's
+// noise does not depend on the batch, on the device, or on which other tokens survive the filters.
 //
-// Generator: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-// Key:       {seed mod 2^32, seed / 2^32}.
-// Counter:   {16 * (t / 64) + t % 16, position, sample index, 0} for token id t.
-// Word:      t / 16 % 4 of the four that come out, so that 64 consecutive tokens take 16 consecutive counters.
-// Uniform:   u = (word + 1/2) / 2^32, exact in float64, inside (0, 1).
-// Gumbel:    g = -log(-log(u)) in float64, between -3.14 and 22.88.
+// Generator: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
+// 2011). Key:       {seed mod 2^32, seed / 2^32}. Counter:   {16 * (t / 64) + t % 16, position, sample index,
+// 0} for token id t. Word:      t / 16 % 4 of the four that come out, so that 64 consecutive tokens take 16
+// consecutive counters. Uniform:   u = (word + 1/2) / 2^32, exact in float64, inside (0, 1). Gumbel:    g =
+// -log(-log(u)) in float64, between -3.14 and 22.88.
 #pragma once
 
 #include <bit>
@@ -59,9 +58,9 @@ struct NoiseStream {
     }
 };
 
-// Natural logarithm of a positive normal number. One definition everywhere, in place of libm's: x = m * 2^e with m in
-// (sqrt(1/2), sqrt(2)], s = (m - 1) / (m + 1), log x = e * log 2 + 2 * atanh(s), the series cut after s^21 (error under
-// 2^-52 of the result).
+// Natural logarithm of a positive normal number. One definition everywhere, in place of libm's: x = m * 2^e
+// with m in (sqrt(1/2), sqrt(2)], s = (m - 1) / (m + 1), log x = e * log 2 + 2 * atanh(s), the series cut
+// after s^21 (error under 2^-52 of the result).
 inline double natural_log(double x) {
     const uint64_t bits = std::bit_cast<uint64_t>(x);
     int exponent = static_cast<int>(bits >> 52) - 1023;

@@ -25,13 +25,16 @@ const SamplerKernels& find_kernels(const char* isa) {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int kBuckets = 2048;
+constexpr int32_t kMaxVocab = 1 << 23;  // so that all masses add up to less than 2^64
 
 // A token's place in the order (logit descending, id ascending): smaller comes first.
 uint64_t place_of(float logit, int32_t token) {
     const uint32_t descending = ~(static_cast<uint32_t>(key_of(logit)) ^ 0x80000000u);
     return uint64_t{descending} << 32 | static_cast<uint32_t>(token);
 }
-int32_t key_at(uint64_t place) { return static_cast<int32_t>(~static_cast<uint32_t>(place >> 32) ^ 0x80000000u); }
+int32_t key_at(uint64_t place) {
+    return static_cast<int32_t>(~static_cast<uint32_t>(place >> 32) ^ 0x80000000u);
+}
 int32_t token_at(uint64_t place) { return static_cast<int32_t>(static_cast<uint32_t>(place)); }
 
 constexpr uint64_t kEveryPlace = ~uint64_t{0};
@@ -45,8 +48,8 @@ uint64_t share_of(uint64_t mass, double share) {
     return std::clamp(part, uint64_t{1}, mass);
 }
 
-// The place of the last token of the shortest prefix of places[0, n), in order, whose mass is at least `target`.
-// Halves the range that holds it, so the cost is linear. Reorders `places`.
+// The place of the last token of the shortest prefix of places[0, n), in order, whose mass is at least
+// `target`. Halves the range that holds it, so the cost is linear. Reorders `places`.
 uint64_t prefix_end(const LogitRow& row, uint64_t* places, int64_t n, uint64_t target) {
     while (n > 1) {
         const int64_t half = n / 2;
@@ -67,7 +70,8 @@ uint64_t prefix_end(const LogitRow& row, uint64_t* places, int64_t n, uint64_t t
 }  // namespace
 
 SamplerSequence::SamplerSequence(int32_t vocab, const SamplingOptions& options, std::vector<Bias> bias,
-                                 std::vector<int32_t> stop_tokens, std::span<const int32_t> prompt, int64_t capacity)
+                                 std::vector<int32_t> stop_tokens, std::span<const int32_t> prompt,
+                                 int64_t capacity)
     : vocab_(vocab),
       options_(options),
       bias_(std::move(bias)),
@@ -91,13 +95,14 @@ SamplerSequence::SamplerSequence(int32_t vocab, const SamplingOptions& options, 
     counts_.reserve(std::min<int64_t>(capacity, vocab_));
     for (const int32_t token : prompt) {
         check(token);
-        counts_[token];
+        counts_.entry(token);
     }
 }
 
 void SamplerSequence::append(int32_t token) {
-    if (token < 0 || token >= vocab_) throw std::invalid_argument("token " + std::to_string(token) + " is outside the vocabulary");
-    if (penalized_) ++counts_[token].produced;
+    if (token < 0 || token >= vocab_)
+        throw std::invalid_argument("token " + std::to_string(token) + " is outside the vocabulary");
+    if (penalized_) ++counts_.entry(token).produced;
 }
 
 bool SamplerSequence::adjusts(int32_t position) const {
@@ -125,8 +130,8 @@ void SamplerSequence::adjust(int32_t position, float* logits) const {
 
 Sampler::Sampler(int32_t vocab, int32_t max_rows, int32_t workers, const char* isa)
     : vocab_(vocab), max_rows_(max_rows), kernels_(&find_kernels(isa)) {
-    if (vocab < 1 || max_rows < 1 || workers < 1) {
-        throw std::invalid_argument("a sampler needs at least one token, one row and one worker");
+    if (vocab < 1 || vocab > kMaxVocab || max_rows < 1 || workers < 1) {
+        throw std::invalid_argument("a sampler needs 1 to 8388608 tokens, at least one row and one worker");
     }
     const auto tokens = static_cast<size_t>(vocab);
     const auto blocks = (tokens + kTokenBlock - 1) / kTokenBlock;
@@ -173,7 +178,8 @@ SampleStatus Sampler::sample_row(const SampleTask& task, int32_t index, Workspac
     if (status != SampleStatus::kOk) return status;
 
     const int32_t highest = key_of(row.highest);
-    const auto block = std::find(work.block_keys.begin(), work.block_keys.end(), highest) - work.block_keys.begin();
+    const auto block =
+        std::find(work.block_keys.begin(), work.block_keys.end(), highest) - work.block_keys.begin();
     auto token = static_cast<int32_t>(block) * kTokenBlock;
     while (logits[token] != row.highest) ++token;
     if (!sequence.greedy()) {
@@ -201,8 +207,8 @@ SampleStatus Sampler::sample_row(const SampleTask& task, int32_t index, Workspac
     return SampleStatus::kOk;
 }
 
-void Sampler::score_rows(const float* logits, int64_t stride, const int32_t* tokens, int32_t top, int32_t begin,
-                         int32_t end, int32_t worker) {
+void Sampler::score_rows(const float* logits, int64_t stride, const int32_t* tokens, int32_t top,
+                         int32_t begin, int32_t end, int32_t worker) {
     Workspace& work = workspaces_[static_cast<size_t>(worker)];
     for (int32_t index = begin; index < end; ++index) {
         LogitRow row;
@@ -214,21 +220,28 @@ void Sampler::score_rows(const float* logits, int64_t stride, const int32_t* tok
     }
 }
 
-SampleStatus Sampler::scan(const float* logits, float inverse_temperature, Workspace& work, LogitRow& row) const {
+SampleStatus Sampler::scan(const float* logits, float inverse_temperature, Workspace& work,
+                           LogitRow& row) const {
     const KeyRange range = kernels_->scan(logits, vocab_, work.block_keys.data());
     if (!finite(range)) return SampleStatus::kNotFinite;
     if (range.highest == key_of(-kInfinity)) return SampleStatus::kNoToken;
-    row = {logits,        work.block_keys.data(),  vocab_, static_cast<int32_t>(work.block_keys.size()),
-           value_of(range.highest), inverse_temperature};
+    row = {logits,
+           work.block_keys.data(),
+           vocab_,
+           static_cast<int32_t>(work.block_keys.size()),
+           value_of(range.highest),
+           inverse_temperature};
     return SampleStatus::kOk;
 }
 
-void Sampler::write_logprobs(const LogitRow& row, int32_t index, int32_t token, int32_t top, Workspace& work) {
+void Sampler::write_logprobs(const LogitRow& row, int32_t index, int32_t token, int32_t top,
+                             Workspace& work) {
     LogitRow raw = row;
     raw.inverse_temperature = 1.0f;
     const double log_total = natural_log(static_cast<double>(kernels_->total_mass(raw)) * kMassUnit);
     const auto logprob = [&](int32_t id) {
-        return static_cast<float>((static_cast<double>(raw.x[id]) - static_cast<double>(raw.highest)) - log_total);
+        return static_cast<float>((static_cast<double>(raw.x[id]) - static_cast<double>(raw.highest)) -
+                                  log_total);
     };
     const auto first = static_cast<size_t>(index) * (1 + kMaxLogprobs);
     results_.ranks[static_cast<size_t>(index)] = 1 + kernels_->count_before(raw, token);
@@ -244,8 +257,8 @@ void Sampler::write_logprobs(const LogitRow& row, int32_t index, int32_t token, 
     }
 }
 
-// Puts the places of the first min(k, vocab) tokens at the front of work.candidates, the last of them at its end, the
-// others in any order; returns how many.
+// Puts the places of the first min(k, vocab) tokens at the front of work.candidates, the last of them at its
+// end, the others in any order; returns how many.
 int64_t Sampler::select_top(const LogitRow& row, int64_t k, Workspace& work) const {
     // At least k tokens are as high as the k-th highest block maximum.
     int32_t bound = INT32_MIN;
@@ -273,18 +286,21 @@ int64_t Sampler::select_top(const LogitRow& row, int64_t k, Workspace& work) con
 uint64_t Sampler::nucleus(const LogitRow& row, double top_p, Workspace& work) const {
     const uint64_t total = kernels_->total_mass(row);
     const uint64_t target = share_of(total, top_p);
-    // All tokens lighter than (total - target) / vocab together cannot fill what the nucleus leaves out, so it ends
-    // before them; the 0.001 covers the rounding of logarithm and masses.
+    // The tokens of at most (total - target) / vocab each cannot together exceed what the nucleus may leave
+    // out, so it ends before them. Half a unit covers the rounding of a mass, the 0.001 that of logarithm and
+    // exponential.
+    const double light = static_cast<double>(total - target) / vocab_ - 0.5;
     float lowest = kMasslessBelow;
-    if (total > target) {
-        const double light = static_cast<double>(total - target) * kMassUnit / vocab_;
-        lowest = std::max(lowest, static_cast<float>(natural_log(light)) - 0.001f);
+    if (light > 0.0) {
+        lowest = std::max(lowest, static_cast<float>(natural_log(light * kMassUnit)) - 0.001f);
     }
     const float scale = kBuckets / -lowest;
     const auto bucket_of = [&](float shifted) {
         return std::min(static_cast<int32_t>(-shifted * scale), kBuckets - 1);
     };
-    const auto reaches = [&](int32_t block) { return row.shifted(value_of(row.block_keys[block])) >= lowest; };
+    const auto reaches = [&](int32_t block) {
+        return row.shifted(value_of(row.block_keys[block])) >= lowest;
+    };
     auto& bucket_mass = work.bucket_mass;
     std::fill(bucket_mass.begin(), bucket_mass.end(), 0);
     float shifted[kTokenBlock];
@@ -298,7 +314,8 @@ uint64_t Sampler::nucleus(const LogitRow& row, double top_p, Workspace& work) co
     }
     uint64_t rest = target;
     int32_t bucket = 0;
-    for (; bucket_mass[static_cast<size_t>(bucket)] < rest; ++bucket) rest -= bucket_mass[static_cast<size_t>(bucket)];
+    for (; bucket_mass[static_cast<size_t>(bucket)] < rest; ++bucket)
+        rest -= bucket_mass[static_cast<size_t>(bucket)];
 
     uint64_t* places = work.candidates.data();
     int64_t count = 0;
@@ -314,8 +331,8 @@ uint64_t Sampler::nucleus(const LogitRow& row, double top_p, Workspace& work) co
     return prefix_end(row, places, count, rest);
 }
 
-// Gumbel-max over the tokens up to `last` with d >= floor, starting from the token of the highest logit. A token is
-// evaluated only where an upper bound of its score reaches the best score so far.
+// Gumbel-max over the tokens up to `last` with d >= floor, starting from the token of the highest logit. A
+// token is evaluated only where an upper bound of its score reaches the best score so far.
 int32_t Sampler::draw(const LogitRow& row, const NoiseStream& noise, uint64_t last, float floor,
                       int32_t best_token) const {
     double best = gumbel(noise.word(static_cast<uint32_t>(best_token)));

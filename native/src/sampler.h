@@ -1,18 +1,19 @@
 // From logits to tokens, for many rows of many sequences.
 //
-// The order of operations for one row, fixed: logits, logit bias, repetition penalty, frequency and presence penalty,
-// stop ids masked before `min_position`, mask of allowed tokens; then the token of the highest logit (lowest id among
-// equals) where the temperature is 0, and otherwise: division by the temperature, top-k, top-p over what top-k left,
-// min-p, and Gumbel-max over the survivors with the noise of philox.h. Ties in top-k and top-p go to lower ids.
+// The order of operations for one row, fixed: logits, logit bias, repetition penalty, frequency and presence
+// penalty, stop ids masked before `min_position`, mask of allowed tokens; then the token of the highest logit
+// (lowest id among equals) where the temperature is 0, and otherwise: division by the temperature, top-k,
+// top-p over what top-k left, min-p, and Gumbel-max over the survivors with the noise of philox.h. Ties in
+// top-k and top-p go to lower ids.
 //
-// Arithmetic: penalties in float32, one rounding per operation. d = (x - max x) * (float32)(1 / temperature). Masses
-// are the integers of mass_of(d) (sampler_kernels.h), so top-p's sums are exact: it keeps the shortest prefix, ordered by
-// logit, whose mass is at least ceil(top_p * total). Min-p keeps d >= (float32)log(min_p). The token with the highest
-// float64 sum d + gumbel wins, the lowest id among equals. Log-probabilities are those of the raw logits, before all
-// of the above.
+// Arithmetic: penalties in float32, one rounding per operation. d = (x - max x) * (float32)(1 / temperature).
+// Masses are the integers of mass_of(d) (sampler_kernels.h), so top-p's sums are exact: it keeps the shortest
+// prefix, ordered by logit, whose mass is at least ceil(top_p * total). Min-p keeps d >= (float32)log(min_p).
+// The token with the highest float64 sum d + gumbel wins, the lowest id among equals. Log-probabilities are
+// those of the raw logits, before all of the above.
 //
-// All survivors of the filters are the tokens up to some place in the order (logit descending, id ascending), so a
-// filter is one number, the place of its last survivor; no list is kept and nothing is sorted.
+// All survivors of the filters are the tokens up to some place in the order (logit descending, id ascending),
+// so a filter is one number, the place of its last survivor; no list is kept and nothing is sorted.
 #pragma once
 
 #include <cstdint>
@@ -29,15 +30,15 @@ inline constexpr int kMaxLogprobs = 20;
 struct SamplingOptions {
     uint64_t seed = 0;
     uint32_t sample_index = 0;
-    double temperature = 1.0;         // 0 means greedy
-    int32_t top_k = 0;                // 0 or less means all
+    double temperature = 1.0;  // 0 means greedy
+    int32_t top_k = 0;         // 0 or less means all
     double top_p = 1.0;
     double min_p = 0.0;
     float repetition_penalty = 1.0f;  // on tokens of the prompt and of the output
     float presence_penalty = 0.0f;    // these two on tokens of the output
     float frequency_penalty = 0.0f;
-    int32_t min_position = 0;         // stop tokens are masked at positions before it
-    int32_t logprobs = -1;            // how many of the likeliest tokens to report besides the sampled one; -1: nothing
+    int32_t min_position = 0;  // stop tokens are masked at positions before it
+    int32_t logprobs = -1;  // how many of the likeliest tokens to report besides the sampled one; -1: nothing
 };
 
 // What the sampler knows of one sequence. Not to be changed while a call that reads it is under way.
@@ -48,8 +49,8 @@ class SamplerSequence {
         float value;
     };
 
-    // `capacity`: different tokens to plan memory for when penalties count them. Throws std::invalid_argument for a
-    // token outside the vocabulary.
+    // `capacity`: different tokens to plan memory for when penalties count them. Throws std::invalid_argument
+    // for a token outside the vocabulary.
     SamplerSequence(int32_t vocab, const SamplingOptions& options, std::vector<Bias> bias,
                     std::vector<int32_t> stop_tokens, std::span<const int32_t> prompt, int64_t capacity);
 
@@ -87,11 +88,13 @@ struct SampleTask {
     const float* logits;  // row r at logits + r * stride
     int64_t stride;
     std::span<const SamplerSequence* const> sequences;
-    const int32_t* positions;              // of the token being sampled: the tokens before it
-    std::span<const uint32_t* const> masks;  // empty, or per row null or vocab bits: bit t % 32 of word t / 32 allows t
+    const int32_t* positions;  // of the token being sampled: the tokens before it
+    std::span<const uint32_t* const>
+        masks;  // empty, or per row null or vocab bits: bit t % 32 of word t / 32 allows t
 };
 
-// Results of up to `max_rows` rows; all memory is planned here. Slot 0 of a row's logprobs is the sampled token.
+// Results of up to `max_rows` rows; all memory is planned here. Slot 0 of a row's logprobs is the sampled
+// token.
 class Sampler {
  public:
     // `workers`: how many sample_rows may run at once. `isa`: "scalar", "avx2" or "avx512".
@@ -100,14 +103,16 @@ class Sampler {
     // Samples rows [begin, end); calls with different workers and disjoint rows may run on different threads.
     void sample_rows(const SampleTask& task, int32_t begin, int32_t end, int32_t worker);
 
-    // Log-probabilities of given tokens under rows [begin, end), with the `top` likeliest, into the same results.
+    // Log-probabilities of given tokens under rows [begin, end), with the `top` likeliest, into the same
+    // results.
     void score_rows(const float* logits, int64_t stride, const int32_t* tokens, int32_t top, int32_t begin,
                     int32_t end, int32_t worker);
 
     struct Results {
         std::vector<int32_t> tokens;  // -1 where the status is not kOk
         std::vector<int32_t> status;
-        std::vector<int32_t> ranks;   // of the sampled token, 1 for the likeliest; where logprobs were asked for
+        std::vector<int32_t>
+            ranks;  // of the sampled token, 1 for the likeliest; where logprobs were asked for
         std::vector<int32_t> logprob_tokens;  // [max_rows][1 + kMaxLogprobs]
         std::vector<float> logprobs;
     };
@@ -129,7 +134,8 @@ class Sampler {
     void write_logprobs(const LogitRow& row, int32_t index, int32_t token, int32_t top, Workspace& work);
     int64_t select_top(const LogitRow& row, int64_t k, Workspace& work) const;
     uint64_t nucleus(const LogitRow& row, double top_p, Workspace& work) const;
-    int32_t draw(const LogitRow& row, const NoiseStream& noise, uint64_t last, float floor, int32_t best_token) const;
+    int32_t draw(const LogitRow& row, const NoiseStream& noise, uint64_t last, float floor,
+                 int32_t best_token) const;
 
     int32_t vocab_, max_rows_;
     const SamplerKernels* kernels_;

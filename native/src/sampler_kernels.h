@@ -1,6 +1,6 @@
-// The sampler's loops over the vocabulary, compiled once per instruction set by sampler.cpp. Everything here is exact
-// integer arithmetic or one IEEE operation per token, and sums are sums of integers, so no result depends on the
-// instruction set or on the order of evaluation.
+// The sampler's loops over the vocabulary, compiled once per instruction set by sampler.cpp. Everything here
+// is exact integer arithmetic or one IEEE operation per token, and sums are sums of integers, so no result
+// depends on the instruction set or on the order of evaluation.
 #pragma once
 
 #include <bit>
@@ -13,7 +13,8 @@ namespace tandem {
 // Tokens are handled in blocks; the largest logit of each block lets later passes skip most blocks.
 inline constexpr int kTokenBlock = 64;
 
-// Order-preserving map from float32 to int32 and back; -0 counts as +0. NaNs fall outside [key(-inf), key(inf)].
+// Order-preserving map from float32 to int32 and back; -0 counts as +0. NaNs fall outside [key(-inf),
+// key(inf)].
 [[gnu::always_inline]] inline int32_t key_of(float x) {
     const auto bits = std::bit_cast<int32_t>(x + 0.0f);
     return bits ^ ((bits >> 31) & 0x7fffffff);
@@ -31,7 +32,7 @@ struct LogitRow {
     const float* x;
     const int32_t* block_keys;  // largest key of each block
     int32_t vocab, blocks;
-    float highest;              // finite
+    float highest;  // finite
     float inverse_temperature;
 
     // (x - highest) / temperature: at most 0, and -infinity for a masked token.
@@ -42,10 +43,12 @@ struct LogitRow {
 
 // Probability mass relative to the likeliest token's, as a count of 2^-40: round(2^40 * exp(d)) for d <= 0.
 //
-// exp in float32: n = round(d / log 2), r = d - n * log 2 in two parts, Cephes' degree-6 polynomial, exponent bits
-// shifted by n; multiplications and additions only. Below d = -28.5 the mass is 0; below -40 nothing is evaluated.
+// exp in float32: n = round(d / log 2), r = d - n * log 2 in two parts, Cephes' degree-6 polynomial, exponent
+// bits shifted by n; multiplications and additions only. Below d = -28.5 the mass is 0; below -40 nothing is
+// evaluated.
 [[gnu::always_inline]] inline uint64_t mass_of(float d) {
-    // Negative floats grow in magnitude with their bits; an integer minimum vectorizes where a float comparison does not.
+    // Negative floats grow in magnitude with their bits; an integer minimum vectorizes where a float
+    // comparison does not.
     const uint32_t bits = std::bit_cast<uint32_t>(d), lowest = std::bit_cast<uint32_t>(-40.0f);
     const float clamped = std::bit_cast<float>(bits < lowest ? bits : lowest);
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
@@ -98,7 +101,8 @@ namespace loops {
     return range;
 }
 
-// Copies a row; with a mask, tokens whose bit is clear become -infinity. Returns the range of the row before masking.
+// Copies a row; with a mask, tokens whose bit is clear become -infinity. Returns the range of the row before
+// masking.
 [[gnu::always_inline]] inline KeyRange copy(const float* x, const uint32_t* mask, int32_t vocab, float* out) {
     KeyRange range{INT32_MAX, INT32_MIN};
     const auto copy_word = [&](int32_t first, int count, uint32_t allowed) __attribute__((always_inline)) {
@@ -148,15 +152,16 @@ namespace loops {
         const int32_t before = token - block * kTokenBlock;
         for (int i = 0; i < kTokenBlock; ++i) {
             const int32_t other = key_of(x[i]);
-            count += static_cast<int32_t>(other > key) | (static_cast<int32_t>(other == key) & static_cast<int32_t>(i < before));
+            count += static_cast<int32_t>(other > key) |
+                     (static_cast<int32_t>(other == key) & static_cast<int32_t>(i < before));
         }
     }
     return count;
 }
 
-// The noise words of a block, and for each token an upper bound of shifted logit plus Gumbel noise, cheap and at most
-// 0.07 too high where it matters: -log(-log u) <= -log(1 - u), and the bits of a float32 v, read as a fixed-point number,
-// are at most log2(v). Returns whether any bound reaches `threshold`.
+// The noise words of a block, and for each token an upper bound of shifted logit plus Gumbel noise, cheap and
+// at most 0.07 too high where it matters: -log(-log u) <= -log(1 - u), and the bits of a float32 v, read as a
+// fixed-point number, are at most log2(v). Returns whether any bound reaches `threshold`.
 [[gnu::always_inline]] inline bool noise_bounds(const LogitRow& row, int32_t block, const NoiseStream& noise,
                                                 float threshold, uint32_t* words, float* bounds) {
     float pad[kTokenBlock];
@@ -165,7 +170,8 @@ namespace loops {
     constexpr float kLog2 = 0.693147181f;
     int32_t reached = 0;
     for (int i = 0; i < kTokenBlock; ++i) {
-        const auto complement = static_cast<float>(static_cast<int32_t>(~words[i] >> 8));  // <= 2^24 * (1 - u)
+        const auto complement =
+            static_cast<float>(static_cast<int32_t>(~words[i] >> 8));  // <= 2^24 * (1 - u)
         const auto log2_fixed = static_cast<float>(std::bit_cast<int32_t>(complement));
         const float bound = row.shifted(x[i]) + (kLog2 * 151.0f - log2_fixed * (kLog2 * 0x1p-23f));
         bounds[i] = bound;
@@ -188,24 +194,27 @@ struct SamplerKernels {
 };
 
 // Defines the table `isa::kernels` with every loop compiled for the given target.
-#define TANDEM_SAMPLER_KERNELS(isa, target)                                                                     \
-    namespace isa {                                                                                             \
-    target KeyRange scan(const float* x, int32_t vocab, int32_t* block_keys) {                                  \
-        return loops::scan(x, vocab, block_keys);                                                               \
-    }                                                                                                           \
-    target KeyRange copy(const float* x, const uint32_t* mask, int32_t vocab, float* out) {                     \
-        return loops::copy(x, mask, vocab, out);                                                                \
-    }                                                                                                           \
-    target void block_masses(const LogitRow& row, int32_t block, float* shifted, uint64_t* masses) {            \
-        loops::block_masses(row, block, shifted, masses);                                                       \
-    }                                                                                                           \
-    target uint64_t total_mass(const LogitRow& row) { return loops::total_mass(row); }                          \
-    target int32_t count_before(const LogitRow& row, int32_t token) { return loops::count_before(row, token); } \
-    target bool noise_bounds(const LogitRow& row, int32_t block, const NoiseStream& noise, float threshold,     \
-                             uint32_t* words, float* bounds) {                                                  \
-        return loops::noise_bounds(row, block, noise, threshold, words, bounds);                                \
-    }                                                                                                           \
-    constexpr SamplerKernels kernels{#isa, scan, copy, block_masses, total_mass, count_before, noise_bounds};   \
+#define TANDEM_SAMPLER_KERNELS(isa, target)                                                                 \
+    namespace isa {                                                                                         \
+    target KeyRange scan(const float* x, int32_t vocab, int32_t* block_keys) {                              \
+        return loops::scan(x, vocab, block_keys);                                                           \
+    }                                                                                                       \
+    target KeyRange copy(const float* x, const uint32_t* mask, int32_t vocab, float* out) {                 \
+        return loops::copy(x, mask, vocab, out);                                                            \
+    }                                                                                                       \
+    target void block_masses(const LogitRow& row, int32_t block, float* shifted, uint64_t* masses) {        \
+        loops::block_masses(row, block, shifted, masses);                                                   \
+    }                                                                                                       \
+    target uint64_t total_mass(const LogitRow& row) { return loops::total_mass(row); }                      \
+    target int32_t count_before(const LogitRow& row, int32_t token) {                                       \
+        return loops::count_before(row, token);                                                             \
+    }                                                                                                       \
+    target bool noise_bounds(const LogitRow& row, int32_t block, const NoiseStream& noise, float threshold, \
+                             uint32_t* words, float* bounds) {                                              \
+        return loops::noise_bounds(row, block, noise, threshold, words, bounds);                            \
+    }                                                                                                       \
+    constexpr SamplerKernels kernels{                                                                       \
+        #isa, scan, copy, block_masses, total_mass, count_before, noise_bounds};                            \
     }
 
 }  // namespace tandem

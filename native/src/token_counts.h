@@ -21,7 +21,7 @@ class TokenCounts {
     }
 
     // The token's entry, made where there is none.
-    Entry& operator[](int32_t token) {
+    Entry& entry(int32_t token) {
         if (2 * (entries_.size() + 1) > table_.size()) rehash(table_.empty() ? 16 : 2 * table_.size());
         int32_t& place = find(token);
         if (place < 0) {

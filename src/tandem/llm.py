@@ -1,21 +1,21 @@
 """The offline Python API, with vLLM's names.
 
-    with LLM() as llm:
-        for output in llm.generate(["Once upon a time", "The sea"], SamplingParams(max_tokens=64)):
-            print(output.outputs[0].text)
+with LLM() as llm:
+    for output in llm.generate(["Once upon a time", "The sea"], SamplingParams(max_tokens=64)):
+        print(output.outputs[0].text)
 """
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
+from tandem.devices.base import DeviceInfo
 from tandem.devices.spec import KVDtype
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Counters
@@ -25,6 +25,7 @@ from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import RequestError
 from tandem.memory.plan import MemoryPlan
+from tandem.models.generation import sampling_defaults
 from tandem.models.tokenizer import open_tokenizer
 from tandem.text.chat import render_chat
 from tandem.weights.open import open_checkpoint
@@ -34,10 +35,6 @@ Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "tandem-stories-22m.gguf"
-
-
-class _Progress(Protocol):
-    def __call__(self, finished: int, tokens: int) -> None: ...
 
 
 class LLM:
@@ -64,6 +61,7 @@ class LLM:
     ) -> None:
         checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
         self.tokenizer = open_tokenizer(checkpoint)
+        self._sampling_defaults = sampling_defaults(checkpoint)
         config = EngineConfig(
             placement=placement,
             threads=threads,
@@ -77,6 +75,7 @@ class LLM:
         planned = plan_engine(checkpoint, config)
         self.spec = planned.spec
         self.memory_plan: MemoryPlan = planned.plan
+        self.devices: tuple[DeviceInfo, ...] = tuple(device.info for device in planned.devices.values())
         try:
             self._engine = planned.load(self.tokenizer.eos_ids, progress=progress)
         except BaseException:
@@ -90,6 +89,10 @@ class LLM:
     def counters(self) -> Counters:
         """The engine's totals so far."""
         return self._engine.counters
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's files ask for (`generation_config.json`, GGUF's `general.sampling.*`); else SamplingParams()."""
+        return SamplingParams(**self._sampling_defaults)  # type: ignore[arg-type]
 
     def generate(
         self,
@@ -175,6 +178,8 @@ class LLM:
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> AsyncIterator[CompletionChunk]:
         """`stream` for asyncio; any number of them run at once."""
+        import asyncio  # a third of the import time of all this, and most callers need none of it
+
         request, text = self._request(*self._encode(prompt), sampling_params or SamplingParams())
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
@@ -206,7 +211,7 @@ class LLM:
     def _encode(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, str):
             return prompt, self.tokenizer.encode(prompt) if prompt else []
-        return None, list(prompt)
+        return None, [int(token) for token in prompt]
 
     def _request(
         self, prompt: str | None, tokens: list[int], params: SamplingParams, priority: int = 0
@@ -244,9 +249,7 @@ class LLM:
                         self._loop.submit(request, deltas.put)
                     except RequestError as error:
                         request_id = str(next(self._ids))
-                        outputs.append(
-                            RequestOutput(request_id, prompt, tokens, finished=True, error=str(error))
-                        )
+                        outputs.append(RequestOutput(request_id, prompt, tokens, finished=True, error=str(error)))
                     else:
                         running[request.id] = text
                         outputs.append(text.output)
@@ -267,8 +270,8 @@ class LLM:
 
 
 def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """Whether this is one prompt: a text, or a list that holds no texts and no lists."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    """Whether this is one prompt: a text, or a list of token ids."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and hasattr(prompts[0], "__index__"))
 
 
 def _one_each(name: str, value: Any, n: int) -> list[Any]:
@@ -283,5 +286,19 @@ def _no_progress(finished: int, tokens: int) -> None:
     pass
 
 
-def _progress_bar(total: int) -> AbstractContextManager[_Progress]:
-    ...
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr; yields report(finished prompts, generated tokens)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} prompts"),
+        BarColumn(),
+        TextColumn("{task.fields[tokens]:,} tokens"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, tokens=0)
+        yield lambda finished, tokens: bar.update(task, completed=finished, tokens=tokens)

@@ -76,9 +76,7 @@ class Runner:
         )
         self._page_size = page_size
         self._plan_kv(kv_dtype, sequences, context)
-        self._batch = Batch(
-            BatchLayout(rows, sequences, rows, sequences * sum(self._table_pages), len(self.groups))
-        )
+        self._batch = Batch(BatchLayout(rows, sequences, rows, sequences * sum(self._table_pages), len(self.groups)))
         self._stages = self._link_all(checkpoint)
         self._timelines = {id(device): Timeline() for device, _ in self._pools.values()}
         self._timelines |= {id(device): Timeline() for stage in self._stages for device, _ in stage}
@@ -95,9 +93,7 @@ class Runner:
             whole = [(self._owners[index], 0, block.kv_heads)]
             for device, start, stop in self._slices.get(index, whole):
                 devices[id(device)] = device
-                layers.setdefault((id(device), block.window, stop - start, block.head_dim), []).append(
-                    block.layer
-                )
+                layers.setdefault((id(device), block.window, stop - start, block.head_dim), []).append(block.layer)
         self.groups: list[KVGroupSpec] = []
         self._pools: dict[int, tuple[Device, Any]] = {}
         self._table_pages: list[int] = []
@@ -143,9 +139,7 @@ class Runner:
         return device.link(blocks, rows=self.rows, buffers=self.buffers, kv=pools)
 
     def start(self) -> SequenceState:
-        return SequenceState(
-            self._free_slots.pop(), tables=[[] for _ in self.groups], first=[0] * len(self.groups)
-        )
+        return SequenceState(self._free_slots.pop(), tables=[[] for _ in self.groups], first=[0] * len(self.groups))
 
     def finish(self, sequence: SequenceState) -> None:
         self._free_slots.append(sequence.slot)
@@ -170,9 +164,7 @@ class Runner:
         ends = np.cumsum([len(tokens) for _, tokens in work])
         return np.split(self.buffers.logits[: ends[-1]].copy(), ends[:-1])
 
-    def forward(
-        self, prompts: Sequence[Sequence[int]], *, chunk: int = 16, decode: int = 0
-    ) -> list[Float32Array]:
+    def forward(self, prompts: Sequence[Sequence[int]], *, chunk: int = 16, decode: int = 0) -> list[Float32Array]:
         """Logits at every position of every prompt, [len(prompt), vocab] each.
 
         Prompts run in chunks of `chunk` tokens, their last `decode` tokens one by one; each prompt starts one

@@ -1,7 +1,7 @@
-"""The sampler's specification in numpy: slow and obvious. `tandem.engine.sampling` has the order of operations.
+"""The sampler's specification in numpy: slow and obvious. `tandem.engine.sampling` states the order of steps.
 
-Arithmetic follows native/src/philox.h and native/src/sampler.h operation by operation, so tokens are equal, not
-merely close.
+Arithmetic follows native/src/philox.h and native/src/sampler.h operation by operation, so tokens are equal,
+not merely close.
 """
 
 from __future__ import annotations

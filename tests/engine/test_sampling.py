@@ -68,9 +68,7 @@ def sampling_params(draw: st.DrawFn, vocab: int) -> SamplingParams:
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 0.5, 1.3, 2.0])),
         presence_penalty=draw(st.sampled_from([0.0, 0.0, -1.5, 0.7])),
         frequency_penalty=draw(st.sampled_from([0.0, 0.0, -0.3, 1.1])),
-        logit_bias=draw(
-            st.none() | st.dictionaries(tokens, st.sampled_from([-100.0, -1.3, 2.7, 100.0]), max_size=4)
-        ),
+        logit_bias=draw(st.none() | st.dictionaries(tokens, st.sampled_from([-100.0, -1.3, 2.7, 100.0]), max_size=4)),
         stop_token_ids=draw(st.none() | st.lists(tokens, max_size=3)),
         ignore_eos=draw(st.booleans()),
         min_tokens=draw(st.sampled_from([0, 0, 3])),
@@ -136,13 +134,21 @@ def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
     assert sample_one([-0.0, 0.0, 0.0, -1.0], state) == 0
 
 
+@pytest.mark.parametrize("top_k", [0, 8])
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 2), (0.25 + 1e-13, 3), (0.875, 7), (1e-300, 1)])
+def test_top_p_keeps_the_shortest_prefix_that_holds_it(top_k: int, top_p: float, kept: int) -> None:
+    equal = [8, 9, 18, 19, 28, 29, 38, 39]
+    logits = np.full(48, -np.inf)
+    logits[equal] = 0.7
+    state = state_of(SamplingParams(top_p=top_p, top_k=top_k, temperature=2.0), 48)
+    assert {sample_one(logits, state, positions=[p]) for p in range(100)} == set(equal[:kept])
+
+
 def test_order_of_penalties() -> None:
     # Repetition divides what is positive and multiplies what is negative; the others count the output only.
     logits = np.array([4.0, -1.0, 3.1, 2.9], dtype=np.float32)
     greedy = {"temperature": 0.0}
-    assert (
-        sample_one(logits, state_of(SamplingParams(**greedy, repetition_penalty=2.0), 4, prompt=[0, 1])) == 2
-    )
+    assert sample_one(logits, state_of(SamplingParams(**greedy, repetition_penalty=2.0), 4, prompt=[0, 1])) == 2
     assert sample_one(logits, state_of(SamplingParams(**greedy, presence_penalty=2.0), 4, prompt=[0])) == 0
     state = state_of(SamplingParams(**greedy, frequency_penalty=0.5), 4, prompt=[])
     chosen = []
@@ -247,9 +253,7 @@ def test_a_seed_is_drawn_and_reported_where_none_is_given() -> None:
     repeated = SamplingState(SamplingParams(seed=states[0].seed), [0], vocab=9)
     logits = np.zeros(9, dtype=np.float32)
     for position in range(30):
-        assert sample_one(logits, states[0], positions=[position]) == sample_one(
-            logits, repeated, positions=[position]
-        )
+        assert sample_one(logits, states[0], positions=[position]) == sample_one(logits, repeated, positions=[position])
 
 
 def test_extreme_temperatures() -> None:

@@ -28,7 +28,7 @@ def draws(params: SamplingParams, seeds: int, sample_index: int = 0) -> npt.NDAr
 
 
 def assert_fits(counts: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> None:
-    """Chi-square within four standard deviations (Wilson and Hilferty's approximation), and nothing impossible."""
+    """Chi-square within four standard deviations (Wilson and Hilferty), and nothing impossible drawn."""
     assert not counts[probabilities == 0].any()
     counts, probabilities = counts[probabilities > 0], probabilities[probabilities > 0]
     expected = probabilities * counts.sum()

@@ -126,7 +126,9 @@ class ToyProgram:
                 values = stored[pages, positions % page_size]
                 sums = np.concatenate([[np.uint64(0)], np.cumsum(values, dtype=np.uint64)])
                 ends = np.arange(start, length) + 1
-                begins = np.zeros(count, np.int64) if attention.window is None else np.maximum(0, ends - attention.window)
+                begins = (
+                    np.zeros(count, np.int64) if attention.window is None else np.maximum(0, ends - attention.window)
+                )
                 carry = mix(sums[ends - low] - sums[begins - low] if attention.window else sums[ends - low])
             state[first : first + count] = carry
         assert rows_seen == batch.n_rows

@@ -12,8 +12,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from text.conversations import CASES, SPECIAL_TOKENS, templates
 from transformers.utils.chat_template_utils import render_jinja_template
+
+from text.conversations import CASES, SPECIAL_TOKENS, templates
 
 GOLDEN = Path(__file__).parent
 
@@ -28,9 +29,7 @@ def rendered(template: str, case: dict) -> str:
 
 
 def main() -> None:
-    golden = {
-        name: {case: rendered(template, CASES[case]) for case in CASES} for name, template in templates().items()
-    }
+    golden = {name: {case: rendered(template, CASES[case]) for case in CASES} for name, template in templates().items()}
     (GOLDEN / "chat_templates.json").write_text(json.dumps(golden, indent=1) + "\n")
 
 

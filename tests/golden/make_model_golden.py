@@ -18,9 +18,10 @@ import transformers
 
 from models.cases import CASES, Case
 from models.tiny import shapes, weights, write_hf
+from paths import SHARED
 
 GOLDEN = Path(__file__).parent
-TINY_STORIES = GOLDEN.parents[2] / "shared" / "data" / "models" / "TinyStories-656K"
+TINY_STORIES = SHARED / "data" / "models" / "TinyStories-656K"
 TINY_STORIES_PROMPTS = ("Once upon a time", "One day, a little girl named Lucy", "The dog")
 GREEDY_TOKENS = 200
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import tiktoken
 import transformers
+
 from paths import SHARED
 from tandem.text.pieces import byte_level
 from tandem.weights.gguf import read_gguf
@@ -50,9 +51,7 @@ class LlamaCpp:
         command = ["cc", "-O1", *includes, str(GOLDEN / "llama_tokenize.c"), "-o", str(self.program), *link]
         subprocess.run(command, check=True)
 
-    def __call__(
-        self, file: Path, texts: Sequence[str], *, add_special: bool, parse_special: bool
-    ) -> list[list[int]]:
+    def __call__(self, file: Path, texts: Sequence[str], *, add_special: bool, parse_special: bool) -> list[list[int]]:
         data = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
         command = [str(self.program), str(file), str(int(add_special)), str(int(parse_special))]
         output = subprocess.run(command, input=data, check=True, stdout=subprocess.PIPE).stdout

@@ -40,9 +40,7 @@ class Case:
 
     @property
     def prompts(self) -> list[list[int]]:
-        raw = np.random.Philox(key=self.seed).random_raw(sum(PROMPT_LENGTHS)) % np.uint64(
-            self.config["vocab_size"]
-        )
+        raw = np.random.Philox(key=self.seed).random_raw(sum(PROMPT_LENGTHS)) % np.uint64(self.config["vocab_size"])
         ends = np.cumsum(PROMPT_LENGTHS)[:-1]
         return [[int(token) for token in part] for part in np.split(raw, ends)]
 

@@ -19,9 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def tensors(shapes: Shapes) -> dict[str, Tensor]:
     return {
-        name: Tensor(
-            name, TensorType.F32, shape, np.broadcast_to(np.zeros(1, np.uint8), 4 * math.prod(shape))
-        )
+        name: Tensor(name, TensorType.F32, shape, np.broadcast_to(np.zeros(1, np.uint8), 4 * math.prod(shape)))
         for name, shape in shapes.items()
     }
 
@@ -36,8 +34,7 @@ def gguf_checkpoint(config: Mapping[str, Any]) -> Checkpoint:
     architecture = GGUF_ARCHITECTURES[config["model_type"]]
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     renamed = {
-        names.get_name(name, try_suffixes=(".weight", ".bias")) or name: shape
-        for name, shape in shapes(config).items()
+        names.get_name(name, try_suffixes=(".weight", ".bias")) or name: shape for name, shape in shapes(config).items()
     }
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     write_gguf_metadata(writer, config)

@@ -120,9 +120,7 @@ def test_gemma3_27b_attention_scale(make: Any) -> None:
     spec = model_spec(checkpoint)
     assert spec.attention[0].scale == pytest.approx(168**-0.5, rel=1e-12)
     assert spec.attention[0].norm.offset == (1.0 if make is hf_checkpoint else 0.0)
-    assert [layer for layer, block in enumerate(spec.attention) if block.window is None] == list(
-        range(5, 62, 6)
-    )
+    assert [layer for layer, block in enumerate(spec.attention) if block.window is None] == list(range(5, 62, 6))
 
 
 def test_gemma3_without_62_layers_scales_by_its_head_size() -> None:
@@ -156,9 +154,7 @@ def test_llama(make: Any) -> None:
     spec = model_spec(make(LLAMA32_1B))
     first = spec.attention[0]
     assert (first.heads, first.kv_heads, first.head_dim, first.scale) == (32, 8, 64, 1 / 8)
-    assert (first.window, first.qk_norm, first.post_norm, first.qkv_bias, first.o_bias) == (None,) * 3 + (
-        False,
-    ) * 2
+    assert (first.window, first.qk_norm, first.post_norm, first.qkv_bias, first.o_bias) == (None,) * 3 + (False,) * 2
     assert first.rope and (first.rope.base, first.rope.dims) == (500_000.0, 64)
     assert first.rope.layout == ("half" if make is hf_checkpoint else "interleaved")
     assert spec.ffn[0].activation == "silu" and spec.embed.scale == 1.0 and first.norm.offset == 0.0
@@ -240,9 +236,7 @@ def test_qwen3_default_head_size_is_128() -> None:
 
 
 def renamed(checkpoint: Checkpoint, old: str, new: str) -> Checkpoint:
-    return replace(
-        checkpoint, tensors={new if name == old else name: t for name, t in checkpoint.tensors.items()}
-    )
+    return replace(checkpoint, tensors={new if name == old else name: t for name, t in checkpoint.tensors.items()})
 
 
 def test_tied_weights_stored_as_the_output() -> None:
@@ -261,9 +255,7 @@ def test_tied_weights_under_both_names_are_one_tensor() -> None:
 def test_an_output_of_its_own_is_used() -> None:
     for make, name in ((hf_checkpoint, "lm_head.weight"), (gguf_checkpoint, "output.weight")):
         assert (
-            model_spec(make(config("qwen2", hidden_size=64, head_dim=None, rope_theta=1e4))).tensors[-1][
-                "output"
-            ]
+            model_spec(make(config("qwen2", hidden_size=64, head_dim=None, rope_theta=1e4))).tensors[-1]["output"]
             == name
         )
 
@@ -281,7 +273,5 @@ def test_block_weights_are_the_checkpoints_tensors() -> None:
 def test_quantized_tensors_are_checked_by_their_packed_size() -> None:
     checkpoint = gguf_checkpoint(config("llama", hidden_size=64, rope_theta=1e4))
     name = "blk.0.ffn_gate.weight"
-    packed = replace(
-        checkpoint.tensors[name], type=TensorType.Q8_0, data=np.zeros(56 * 2 * 34, dtype=np.uint8)
-    )
+    packed = replace(checkpoint.tensors[name], type=TensorType.Q8_0, data=np.zeros(56 * 2 * 34, dtype=np.uint8))
     assert model_spec(replace(checkpoint, tensors={**checkpoint.tensors, name: packed})).layers == 2

@@ -18,9 +18,7 @@ from tandem.weights.tensor import Tensor, TensorType
 
 LLAMA = config("llama", rope_theta=10000.0)
 GEMMA = config("gemma3_text", sliding_window=8, rope_theta=1e6)
-QWEN2 = config(
-    "qwen2", hidden_size=64, head_dim=None, use_sliding_window=True, sliding_window=8, max_window_layers=1
-)
+QWEN2 = config("qwen2", hidden_size=64, head_dim=None, use_sliding_window=True, sliding_window=8, max_window_layers=1)
 
 
 def changed(checkpoint: Checkpoint, changes: Mapping[str, Any], without: tuple[str, ...] = ()) -> Checkpoint:
@@ -182,9 +180,7 @@ def test_too_few_bytes() -> None:
 def test_embedding_that_is_no_matrix() -> None:
     checkpoint = hf_checkpoint(LLAMA)
     wrong = {**checkpoint.tensors, **tensors({"model.embed_tokens.weight": (48,)})}
-    refuses(
-        replace(checkpoint, tensors=wrong), ModelFileError, "model.embed_tokens.weight", "(vocabulary, 40)"
-    )
+    refuses(replace(checkpoint, tensors=wrong), ModelFileError, "model.embed_tokens.weight", "(vocabulary, 40)")
 
 
 def test_output_missing_where_it_is_not_tied() -> None:
@@ -195,9 +191,7 @@ def test_output_missing_where_it_is_not_tied() -> None:
 
 def test_embedding_missing() -> None:
     checkpoint = gguf_checkpoint(LLAMA)
-    rest = {
-        key: t for key, t in checkpoint.tensors.items() if key not in ("token_embd.weight", "output.weight")
-    }
+    rest = {key: t for key, t in checkpoint.tensors.items() if key not in ("token_embd.weight", "output.weight")}
     refuses(replace(checkpoint, tensors=rest), ModelFileError, "token_embd.weight", "missing")
 
 
@@ -224,24 +218,20 @@ def test_bad_rope_factors() -> None:
     for count, word in ((5, "(6,)"), (6, "positive")):
         zeros = np.zeros(4 * count, np.uint8)
         more = {"rope_freqs.weight": Tensor("rope_freqs.weight", TensorType.F32, (count,), zeros)}
-        refuses(
-            replace(checkpoint, tensors={**checkpoint.tensors, **more}), ModelFileError, "rope_freqs", word
-        )
+        refuses(replace(checkpoint, tensors={**checkpoint.tensors, **more}), ModelFileError, "rope_freqs", word)
 
 
 def test_text_config_that_is_no_table() -> None:
     refuses(changed(hf_checkpoint(GEMMA), {"text_config": 3}), ModelFileError, "text_config", "table")
 
 
-NASTY = [None, True, -1, 0, 3, 1.5, 1e308, float("nan"), 2**63, "x", [], [1, 2], [None, "x"], {}, {"a": 1}]
+NASTY = [None, True, -1, 0, 3, 1.5, 1e308, float("nan"), 2**63, 10**400, "x", [], [1, 2], [None, "x"], {}, {"a": 1}]
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.config["num_hidden_layers"] < 10], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", [c for c in CASES if c.config["num_hidden_layers"] < 10], ids=lambda c: c.name)
 @pytest.mark.parametrize("make", [hf_checkpoint, gguf_checkpoint], ids=["hf", "gguf"])
 def test_any_value_of_any_key_is_read_or_refused(case: Any, make: Any) -> None:
-    checkpoint = make(case.config)
+    checkpoint = changed(make(case.config), {"tokenizer.ggml.tokens": []})
     refused = 0
     for key in checkpoint.metadata:
         for value in NASTY:

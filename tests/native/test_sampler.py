@@ -49,15 +49,13 @@ def test_noise_is_a_gumbel_distribution() -> None:
     assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.01)
     assert noise.var() == pytest.approx(np.pi**2 / 6, rel=0.02)
     uniform = np.sort(np.exp(-np.exp(-noise)))
-    assert np.abs(uniform - (np.arange(200_000) + 0.5) / 200_000).max() < 2 / np.sqrt(
-        200_000
-    )  # Kolmogorov-Smirnov
+    assert np.abs(uniform - (np.arange(200_000) + 0.5) / 200_000).max() < 2 / np.sqrt(200_000)  # Kolmogorov-Smirnov
 
 
 def sequence(vocab: int = 10, **changes: Any) -> _native.SamplerSequence:
     options: dict[str, Any] = {
-        "vocab": vocab, "seed": 0, "sample_index": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
-        "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_position": 0,
+        "vocab": vocab, "seed": 0, "sample_index": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+        "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_position": 0,
         "logprobs": -1, "logit_bias": [], "stop_tokens": [], "prompt": np.zeros(0, np.int32), "capacity": 0,
     }  # fmt: skip
     return _native.SamplerSequence(**options | changes)
@@ -109,8 +107,13 @@ def test_calls_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError):
             sampler.sample(*arguments)
-    with pytest.raises(TypeError):
-        sampler.sample(logits, [1, 2], positions, [])  # type: ignore[list-item]
+    for arguments in (
+        (logits, [1, 2], positions, []),
+        (logits.astype(np.float64), two, positions, []),
+        (logits, two, positions, [None, mask.view(np.int32)]),
+    ):
+        with pytest.raises(TypeError):
+            sampler.sample(*arguments)
     for targets, top in (([10], 0), ([-1], 0), ([0], 21), ([0, 0, 0], 0)):
         with pytest.raises(ValueError):
             sampler.score(logits, np.array(targets, np.int32), top)

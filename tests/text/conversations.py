@@ -26,7 +26,12 @@ _WEATHER = {
     },
 }
 _CALL = {"id": "a1B2c3D4e", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich"}}}
-_RESULT = {"role": "tool", "tool_call_id": "a1B2c3D4e", "name": "get_weather", "content": '{"sky": "clear", "°C": 21.5}'}
+_RESULT = {
+    "role": "tool",
+    "tool_call_id": "a1B2c3D4e",
+    "name": "get_weather",
+    "content": '{"sky": "clear", "°C": 21.5}',
+}
 
 
 def _turns(*contents: str) -> list[dict[str, Any]]:
@@ -43,7 +48,7 @@ CASES: dict[str, Case] = {
     "turns": {"messages": _turns("Hi!", " Hello.\n", "Tell me more", "No.", "Why?")},
     "system and turns": {"messages": [_SYSTEM, *_turns("Hi!", "Hello.", "Bye")]},
     "ends with the assistant": {"messages": _turns("Hi!", "Hello."), "add_generation_prompt": False},
-    "unicode and markup": {"messages": _turns("é 東京 🦙\u2028 <b>&amp;'\"</b> {{ x }} {% y %}", "\\n\t", "<|im_end|>")},
+    "unicode and markup": {"messages": _turns("é 東京 🦙\u2028 <b>&amp;'\"</b> {{ x }} {% y %}", "\\n\t", "<eos>")},
     "two users in a row": {"messages": [*_turns("Hi!"), *_turns("Hi again!")]},
     "assistant first": {"messages": [{"role": "assistant", "content": "Hello."}, *_turns("Hi!")]},
     "unknown role": {"messages": [{"role": "narrator", "content": "Once"}, *_turns("Hi!")]},
@@ -90,8 +95,8 @@ _WRITTEN = {
     "filters": "{{ messages | map(attribute='content') | join('|') | upper | trim }} {{ messages[-1].content[:3] }} "
     "{{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ 'a,b'.split(',') | last }} "
     "{{ messages[0].content.startswith('H') }} {{ range(3) | list }} {{ messages[0] is mapping }}",
-    "whitespace": "a\n   {% if true %}\n  b\n   {% endif %}\n c {# gone #}\n\n{%- for m in messages -%}\n {{ m.role }}\n "
-    "{%- endfor +%}\n",
+    "whitespace": "a\n   {% if true %}\n  b\n   {% endif %}\n c {# gone #}\n\n{%- for m in messages -%}\n {{ m.role }}"
+    "\n {%- endfor +%}\n",
 }  # fmt: skip
 
 

@@ -46,11 +46,15 @@ def tiny_stories_gguf() -> Tokenizer:
     return tokenizer_from_gguf(read_gguf(TINY_STORIES / "TinyStories-656K-Q8_0.gguf").metadata)
 
 
-def real_tokenizers() -> dict[str, Tokenizer]:
-    """Every tokenizer among the shared artifacts, by name."""
-    vocabularies = ("gpt-2", "llama-spm", "phi-3", "qwen2", "llama-bpe", "gemma-4")
-    return {name: from_vocabulary(name) for name in vocabularies} | {
-        "bundled": from_folder(BUNDLED),
-        "tinystories": from_folder(TINY_STORIES),
-        "tinystories gguf": tiny_stories_gguf(),
-    }
+REAL = (
+    *("gpt-2", "llama-spm", "phi-3", "qwen2", "llama-bpe", "gemma-4"),
+    *("bundled", "tinystories", "tinystories gguf"),
+)
+
+
+def real(name: str) -> Tokenizer:
+    """Any of the real tokenizers by its name in REAL."""
+    if name == "tinystories gguf":
+        return tiny_stories_gguf()
+    folder = {"bundled": BUNDLED, "tinystories": TINY_STORIES}.get(name)
+    return from_folder(folder) if folder else from_vocabulary(name)

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+
 from tandem.errors import ModelFileError, RequestError
 from tandem.text.chat import render_chat
 from text.conversations import CASES, SPECIAL_TOKENS, templates
@@ -28,7 +29,7 @@ def test_the_goldens_cover_every_template_and_conversation():
 def test_rendering_agrees_with_transformers(template, case):
     expected = GOLDEN[template][case]
     if expected == "error":
-        with pytest.raises(RequestError, match="the chat template (refuses|cannot render) these messages: "):
+        with pytest.raises(RequestError, match=r"the chat template (refuses|cannot render) these messages: "):
             render_chat(TEMPLATES[template], special_tokens=SPECIAL_TOKENS, **CASES[case])
         return
     text = render_chat(TEMPLATES[template], special_tokens=SPECIAL_TOKENS, **CASES[case])
@@ -98,7 +99,7 @@ def test_wrong_messages_are_the_requests_fault(messages, message):
 
 
 def test_wrong_tools_and_arguments_are_the_requests_fault():
-    with pytest.raises(RequestError, match="^tools may hold"):
+    with pytest.raises(RequestError, match=r"^tools may hold"):
         render_chat("x", HI, tools=[{"f": print}])
-    with pytest.raises(RequestError, match="^template arguments may hold"):
+    with pytest.raises(RequestError, match=r"^template arguments may hold"):
         render_chat("x", HI, now=datetime.now())

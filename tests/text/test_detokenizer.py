@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tandem.text.detokenizer import IncrementalDetokenizer
 from tandem.text.tokenizer import Tokenizer
-from text.loading import BUNDLED, from_folder, from_vocabulary, tiny_stories_gguf
+from text.loading import from_vocabulary, real
 
 NAMES = ("gpt-2", "llama-spm", "bundled", "tinystories gguf")
-
-
-def tokenizer_of(name: str) -> Tokenizer:
-    if name == "bundled":
-        return from_folder(BUNDLED)
-    return tiny_stories_gguf() if name == "tinystories gguf" else from_vocabulary(name)
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], prompt: list[int], **settings: bool) -> list[str]:
@@ -30,17 +25,19 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)  # the first example loads the tokenizer
 @given(data=st.data())
 def test_the_pieces_join_to_the_decoded_whole(name, data):
-    tokenizer = tokenizer_of(name)
+    tokenizer = real(name)
     ids, skip = data.draw(ids_of(tokenizer)), data.draw(st.booleans())
     assert "".join(stream(tokenizer, ids, [], skip_special=skip)) == tokenizer.decode(ids, skip_special=skip)
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)  # the first example loads the tokenizer
 @given(data=st.data())
 def test_after_a_prompt_the_pieces_continue_its_text(name, data):
-    tokenizer = tokenizer_of(name)
+    tokenizer = real(name)
     prompt, ids, skip = data.draw(ids_of(tokenizer)), data.draw(ids_of(tokenizer)), data.draw(st.booleans())
     before = stream(tokenizer, prompt, [], skip_special=skip)[:-1]  # without what finish would give up on
     after = stream(tokenizer, ids, prompt, skip_special=skip)
@@ -48,9 +45,10 @@ def test_after_a_prompt_the_pieces_continue_its_text(name, data):
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "llama-spm", "bundled"])
+@settings(deadline=None)  # the first example loads the tokenizer
 @given(text=st.text(st.characters(exclude_characters="▁", exclude_categories=("Cs",))))
 def test_no_piece_holds_half_a_character(name, text):
-    tokenizer = tokenizer_of(name)
+    tokenizer = real(name)
     pieces = stream(tokenizer, tokenizer.encode(text, add_special=False, parse_special=False), [])
     assert "".join(pieces) == text
     assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from paths import SHARED
+
+from paths import REPO, SHARED
 from tandem.text.from_gguf import tokenizer_from_gguf
 from tandem.text.tokenizer import Tokenizer
+from tandem.weights.gguf import read_gguf
 from text.corpus import CONTROL, TEXTS, digest, texts_digest
 from text.loading import BUNDLED, TINY_STORIES, from_folder, from_vocabulary, metadata, tiny_stories_gguf
 
@@ -78,3 +80,13 @@ def test_the_scoreless_gguf_vocabulary_gives_the_tokens_of_its_tokenizer_json():
     assert [tiny_stories_gguf().encode(text) for text in plain] == [
         from_folder(TINY_STORIES).encode(text) for text in plain
     ]
+
+
+def test_the_bundled_gguf_file_has_the_tokenizer_of_its_folder():
+    folder = from_folder(BUNDLED)
+    file = tokenizer_from_gguf(read_gguf(REPO / "src/tandem/data/tandem-stories-22m.gguf").metadata)
+    for name in ("vocab_size", "bos_id", "eos_ids", "special_tokens", "chat_templates"):
+        assert getattr(file, name) == getattr(folder, name)
+    for parse_special in (True, False):
+        for text in TEXTS:
+            assert file.encode(text, parse_special=parse_special) == folder.encode(text, parse_special=parse_special)

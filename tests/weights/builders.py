@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
+
 from tandem.weights.tensor import TensorType
 
 MIB = 1 << 20
@@ -31,9 +32,7 @@ def array(kind: int, count: int, items: bytes) -> bytes:
     return struct.pack("<IQ", kind, count) + items
 
 
-def tensor_info(
-    name: str | bytes, dimensions: Sequence[int], kind: int, offset: int, rank: int | None = None
-) -> bytes:
+def tensor_info(name: str | bytes, dimensions: Sequence[int], kind: int, offset: int, rank: int | None = None) -> bytes:
     """An entry of GGUF's tensor table: the contiguous dimension first, the ggml type's number."""
     return (
         string(name)

@@ -14,8 +14,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class HubStub:
     """Serves `repositories`: files by repository name.
 
-    gated, broken: repositories whose files ask for a licence, or whose every answer is HTTP 500. interrupt: files
-    whose first transfer breaks off half-way. ranges: the Range headers that were received.
+    gated, broken: repositories whose files ask for a licence, or whose every answer is HTTP 500.
+    interrupt: files whose first transfer breaks off half-way. ranges: the Range headers that were received.
     """
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
@@ -24,7 +24,6 @@ class HubStub:
         self.broken: set[str] = set()
         self.interrupt: set[str] = set()
         self.ranges: list[str] = []
-        self.requests: list[str] = []
         stub = self
 
         class Handler(_Handler):
@@ -32,7 +31,7 @@ class HubStub:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()
@@ -43,7 +42,6 @@ class _Handler(BaseHTTPRequestHandler):
     hub: HubStub
 
     def do_GET(self) -> None:
-        self.hub.requests.append(self.path)
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+|/tree/[^/]+)?", path):
             self._api(match[1], (match[2] or "").startswith("/tree"))
@@ -64,9 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif files is None:
             self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif tree:
-            self._json(
-                200, [{"type": "file", "path": f, "size": len(d), "oid": _etag(d)} for f, d in files.items()]
-            )
+            self._json(200, [{"type": "file", "path": f, "size": len(d), "oid": _etag(d)} for f, d in files.items()])
         else:
             siblings = [{"rfilename": name} for name in files]
             self._json(200, {"id": repository, "sha": COMMIT, "siblings": siblings})

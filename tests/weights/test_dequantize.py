@@ -4,6 +4,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf.quants import dequantize as reference
+
 from tandem.weights.dequantize import dequantize, dequantize_bytes
 from tandem.weights.tensor import Tensor, TensorType
 from weights.builders import random_blocks

@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from tandem.errors import ModelFileError, TandemError, UnsupportedModelError
 from tandem.weights.gguf import read_gguf
 from weights.builders import array, gguf, pair, read_bounded, string, tensor_info

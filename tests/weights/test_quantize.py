@@ -1,4 +1,4 @@
-"""Quantized and cast values are, bit for bit, those of ggml's own Python package; what does not fit is refused."""
+"""Quantized and cast values are, bit for bit, those of ggml's Python package; what does not fit is refused."""
 
 import gguf
 import numpy as np
@@ -7,6 +7,7 @@ from gguf.quants import quantize as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from tandem.errors import ModelFileError
 from tandem.weights.dequantize import dequantize
 from tandem.weights.quantize import quantize
@@ -26,9 +27,7 @@ def assert_same_bytes(values: np.ndarray, type: TensorType) -> None:
 @pytest.mark.parametrize("type", TYPES, ids=lambda type: type.name)
 def test_random_weights_equal_the_reference(type: TensorType) -> None:
     rng = np.random.default_rng(7)
-    values = rng.standard_normal((700, 128), np.float32) * 10 ** rng.uniform(-6, 3, (700, 1)).astype(
-        np.float32
-    )
+    values = rng.standard_normal((700, 128), np.float32) * 10 ** rng.uniform(-6, 3, (700, 1)).astype(np.float32)
     values[5] = 0
     values[6, ::2] = -0.0
     values[7] = 1e-7
@@ -62,7 +61,7 @@ def test_error_stays_within_the_quant_step(type: TensorType, steps: int) -> None
     values = np.random.default_rng(3).standard_normal((64, 96), np.float32)
     error = np.abs(dequantize(quantize("w", values, type)) - values).reshape(-1, 32)
     step = np.abs(values).reshape(-1, 32).max(axis=1, keepdims=True) / steps
-    # Half a step, and what rounding the scale to float16 adds; Q4_0 lacks the +8, so it may miss by a whole one.
+    # Half a step and what rounding the scale adds; Q4_0 lacks +8, so it may miss by a whole step.
     assert (error <= step * (1.005 if type is TensorType.Q4_0 else 0.57)).all()
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
+import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -54,15 +53,25 @@ def git_commit(where: Path) -> str | None:
     return done.stdout.strip()
 
 
-def run_header(where: Path, versions: dict[str, str]) -> dict[str, Any]:
-    """What every result begins with: when, which commit, machine, versions and the exact command."""
+def run_header(where: Path, command: str) -> dict[str, Any]:
+    """What every result begins with: when, which commit of the checkout `where`, the command, the machine, how busy it is
+    with other things (average of the last minute), and versions.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(where),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": command,
         "machine": describe_machine().to_json(),
-        "versions": {"tandem": metadata.version("tandem-llm"), "numpy": metadata.version("numpy"), **versions},
+        "load_average": os.getloadavg()[0],
+        "versions": {package: _version(package) for package in ("tandem-llm", "numpy")},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed: run from a source tree"
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Importing this must stay cheap: a command imports what it needs when it runs.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -30,14 +31,21 @@ app = typer.Typer(
 
 
 def main() -> None:
+    # A terminal that cannot show a character must not end the text.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"tandem {version('tandem-llm')}")
+        try:
+            print(f"tandem {version('tandem-llm')}")
+        except PackageNotFoundError:
+            _fail(EXIT_ERROR, "the version is unknown: this is a source tree that is not installed (pip install -e .)")
         raise typer.Exit
 
 

@@ -8,15 +8,142 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from tandem.errors import TandemError
-
 if TYPE_CHECKING:
+    from tandem.engine.build import EngineConfig
     from tandem.engine.sampling_params import SamplingParams
     from tandem.llm import LLM
 
-MODEL_HELP = "A GGUF file, a Hugging Face folder, or hf:owner/name[/file]. Default: the bundled story model."
+MAX_TOKENS = 256
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", show_default="the bundled one",
+        help="A GGUF file, a Hugging Face folder, or hf:owner/name or hf:owner/name/file.",
+    ),
+]  # fmt: skip
+_SAMPLING = "Sampling (defaults: the model's own)"
+KVDtype = Literal["f16", "f32"]
+
+
+def _sampling(help: str, *, default: str | bool = False) -> Any:
+    return typer.Option(help=help, show_default=default, rich_help_panel=_SAMPLING)
+
+
+def _engine(help: str, *, default: str | bool = False, low: float | None = None) -> Any:
+    return typer.Option(help=help, show_default=default, min=low, rich_help_panel="Engine")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Names and meanings are those of `SamplingParams`; None leaves a value to the model's own defaults."""
+
+    max_tokens: Annotated[int | None, _sampling("At most so many tokens.", default=str(MAX_TOKENS))] = None
+    temperature: Annotated[float | None, _sampling("0 takes the likeliest token always.")] = None
+    top_k: Annotated[int | None, _sampling("Choose among the k likeliest; 0: among all.")] = None
+    top_p: Annotated[float | None, _sampling("Choose among the likeliest with this total probability.")] = None
+    min_p: Annotated[float | None, _sampling("Drop what is less likely than this times the likeliest.")] = None
+    repetition_penalty: Annotated[float | None, _sampling("Over 1: against tokens of prompt and text.")] = None
+    presence_penalty: Annotated[float | None, _sampling("Over 0: against tokens that the text holds.")] = None
+    frequency_penalty: Annotated[float | None, _sampling("Over 0: the same, for each time.")] = None
+    seed: Annotated[int | None, _sampling("The same seed gives the same text.")] = None
+    stop: Annotated[list[str] | None, _sampling("A text that ends the output; may be repeated.")] = None
+    ignore_eos: Annotated[
+        bool | None,
+        typer.Option("--ignore-eos", help="Go on after the model's end of text.", rich_help_panel=_SAMPLING),
+    ] = None
+    min_tokens: Annotated[int | None, _sampling("No end of text before so many tokens.")] = None
+
+    def params(self, defaults: SamplingParams | None = None, **more: Any) -> SamplingParams:
+        """`defaults` with what the flags say. Raises RequestError, also without `defaults`: to check before loading."""
+        from msgspec.structs import asdict
+
+        from tandem.engine.sampling_params import SamplingParams
+
+        usual = {**asdict(defaults or SamplingParams()), "max_tokens": max(MAX_TOKENS, self.min_tokens or 0)}
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return SamplingParams(**{**usual, **given, **more})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is built for; names and meanings are those of `EngineConfig`."""
+
+    context: Annotated[
+        int | None, _engine("Positions of one sequence.", default="the model's, or what fits", low=2)
+    ] = None
+    threads: Annotated[int | None, _engine("CPU threads.", default="all cores", low=1)] = None
+    placement: Annotated[str, _engine("auto, a device, or attn=DEVICE,ffn=DEVICE.", default=True)] = "auto"
+    kv_dtype: Annotated[KVDtype, _engine("Type of the KV cache.", default=True)] = "f16"
+    memory: Annotated[
+        str | None, _engine("All that may be used, like 8GiB; auto: what is free.", default="what is needed")
+    ] = None
+
+    def config(self, sequences: int) -> EngineConfig:
+        """For `sequences` sequences at once, all of full length."""
+        from tandem.engine.build import EngineConfig
+
+        rows = max(EngineConfig().rows, sequences)
+        return EngineConfig(**dataclasses.asdict(self), max_sequences=sequences, full_sequences=sequences, rows=rows)
+
+    def load(self, model: str | None, *, max_sequences: int) -> LLM:
+        """Loads the model, with a progress line on stderr if that is a terminal."""
+        from tandem.llm import LLM
+
+        progress = _show_loading() if sys.stderr.isatty() else None
+        return LLM(model, max_sequences=max_sequences, progress=progress, **dataclasses.asdict(self))
+
+
+def _show_loading() -> Callable[[int, int], None]:
+    """A line that appears when loading takes longer than a glance, and goes when it is done."""
+    start = time.perf_counter()
+    shown = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if done < total and time.perf_counter() - start > 0.5:
+            print(f"\rloading {100 * done // total} %", end="", file=sys.stderr, flush=True)
+            shown = True
+        elif shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def flags(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with each parameter that is a dataclass replaced by one keyword parameter per field."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not dataclasses.is_dataclass(hints[name]):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            continue
+        group = groups[name] = hints[name]
+        annotations = get_type_hints(group, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=annotations[field.name],
+            )
+            for field in dataclasses.fields(group)
+        ]
+
+    @functools.wraps(command)
+    def spread(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
+
+    spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return spread

@@ -75,9 +75,7 @@ def slice_weights(spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice) 
 
 def _check_bounds(spec: BlockSpec, slice: Slice, size: int, what: str) -> None:
     if not 0 <= slice.start < slice.stop <= size:
-        raise DeviceError(
-            f"{block_name(spec)} has {size} {what}; [{slice.start}, {slice.stop}) is not a slice of them"
-        )
+        raise DeviceError(f"{block_name(spec)} has {size} {what}; [{slice.start}, {slice.stop}) is not a slice of them")
 
 
 def _rows(tensor: Tensor, start: int, stop: int) -> Tensor:

@@ -40,9 +40,7 @@ def check_weights(spec: BlockSpec, weights: Mapping[str, Tensor]) -> None:
     block = block_name(spec)
     for role in weights:
         if role not in expected:
-            raise ModelFileError(
-                f"{block} takes no weight '{role}'; it takes {', '.join(expected) or 'none'}"
-            )
+            raise ModelFileError(f"{block} takes no weight '{role}'; it takes {', '.join(expected) or 'none'}")
     for role, shape in expected.items():
         if role not in weights:
             raise ModelFileError(f"{block} needs a weight '{role}' of shape {shape}, which is missing")

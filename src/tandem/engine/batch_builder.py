@@ -17,12 +17,12 @@ class BatchBuilder:
         self._page_size = cache.page_size
         layout = batch.layout
         # A memoryview stores single integers several times faster than a numpy array does.
-        self._data = memoryview(batch.data)
+        self._data = batch.data.data
         self._sequences_at = HEADER + layout.max_rows * ROW_STRIDE
         self._samples_at = self._sequences_at + layout.max_sequences * layout.sequence_stride
         self._pages_at = self._samples_at + layout.max_samples * SAMPLE_STRIDE
         self._stride = layout.sequence_stride
-        self._positions = memoryview(np.arange(context, dtype=np.int32))
+        self._positions = np.arange(context, dtype=np.int32).data
 
     def fill(self, step: Schedule) -> Batch:
         """The step as a batch. Entries for sampled tokens come first, then those that score prompt tokens, each in the

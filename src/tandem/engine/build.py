@@ -66,8 +66,8 @@ class PlannedEngine:
         needed, free = self.plan.by_memory()["host"], available_bytes()
         if needed > free:
             raise MemoryPlanError(
-                f"the plan takes {format_bytes(needed)}, and this machine has {format_bytes(free)} free; free some, or ask "
-                "for less with memory=auto"
+                f"the plan takes {format_bytes(needed)}, and this machine has {format_bytes(free)} free; free some, "
+                "or ask for less with memory=auto"
             )
         executor = Executor(
             self.spec,
@@ -139,8 +139,8 @@ def _check_limits(spec: ModelSpec, config: EngineConfig) -> None:
         raise MemoryPlanError(f"max_sequences={config.max_sequences} is not possible; choose 1 to 4096")
     if not config.max_sequences <= config.rows <= 65536:
         raise MemoryPlanError(
-            f"rows={config.rows} is not possible: a step must have a row for each of the {config.max_sequences} sequences, "
-            "and at most 65,536"
+            f"rows={config.rows} is not possible: choose at least one row for each of the {config.max_sequences} "
+            "sequences, and at most 65,536"
         )
     if not 1 <= config.full_sequences <= config.max_sequences:
         raise MemoryPlanError(

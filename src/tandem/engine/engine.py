@@ -1,6 +1,6 @@
 """The engine: requests of token ids in, deltas of token ids out, one step at a time.
 
-    engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits → sampler → commit → deltas
+engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits → sampler → commit → deltas
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Engine:
                 f"the prompt has {len(prompt):,} tokens, and the context of {context:,} must also hold the answer; "
                 f"shorten the prompt to at most {context - 1:,} tokens or load the model with a larger context"
             )
-        if not (0 <= min(prompt) and max(prompt) < self.vocab):
+        if min(prompt) < 0 or max(prompt) >= self.vocab:
             raise RequestError(f"the prompt holds a token outside the vocabulary of {self.vocab:,}")
         if request.params.n > self.limits.sequences:
             raise RequestError(
@@ -124,7 +124,8 @@ class Engine:
         chosen = [
             sequence
             for sequence in self._live.get(request_id, ())
-            if sequence.state is not State.JOINED and (index is None or (sequence.index == index and sequence.generated))
+            if sequence.state is not State.JOINED
+            and (index is None or (sequence.index == index and sequence.generated))
         ]
         for sequence in chosen:
             self._end(sequence, Delta(request_id=request_id, index=sequence.index), "cancelled")
@@ -200,9 +201,7 @@ class Engine:
             )
         return sequence.sampling
 
-    def _take(
-        self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, error: str | None
-    ) -> None:
+    def _take(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, error: str | None) -> None:
         """A sampled token: appended, reported, and possibly the last."""
         delta = Delta(request_id=sequence.request_id, index=sequence.index)
         if sequence.generated == 0:
@@ -236,9 +235,7 @@ class Engine:
             targets = sequence.tokens[sequence.scored : sequence.scored + rows]
             top = sequence.params.prompt_logprobs
             assert top is not None
-            scored = [
-                entry for entry in self._sampler.prompt_logprobs(logits[at:], targets, top) if entry is not None
-            ]
+            scored = [entry for entry in self._sampler.prompt_logprobs(logits[at:], targets, top) if entry is not None]
             at += rows
             sequence.scored += rows
             delta = Delta(request_id=sequence.request_id, index=sequence.index, prompt_logprobs=scored)
@@ -260,9 +257,7 @@ class Engine:
             samples.remove(fork)
             fork.state = State.DONE
             self._deltas.append(
-                Delta(
-                    request_id=fork.request_id, index=fork.index, finish_reason=reason, error=delta.error
-                )
+                Delta(request_id=fork.request_id, index=fork.index, finish_reason=reason, error=delta.error)
             )
         if not samples:
             del self._live[sequence.request_id]

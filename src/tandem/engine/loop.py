@@ -5,21 +5,22 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from tandem.engine.engine import Engine
 from tandem.engine.request import Delta, Request
 from tandem.errors import DeviceError
 
 # Called on the engine's thread; it must not block and must not raise.
-Sink = Callable[[Delta], None]
+Sink = Callable[[Delta], object]
 
 
 class EngineLoop:
-    """Owns the engine: after construction only the loop's thread calls it. All methods may be called from any thread."""
+    """Owns the engine: from now on only the loop's thread calls it. All methods may be called from any thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._sinks: dict[str, Sink] = {}
         self._wake = threading.Condition()
         self._closing = False
@@ -36,8 +37,11 @@ class EngineLoop:
         self._command(lambda: self._submit(request, sink))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
-        """Cancels a request, or one sample of it that has begun to answer; nothing happens if it has ended already."""
-        self._command(lambda: self._engine.cancel(request_id, index))
+        """Cancels a request, or one sample of it that has begun to answer; nothing happens if it has ended already, as
+        all have once the engine is closed.
+        """
+        with suppress(DeviceError):
+            self._command(lambda: self._engine.cancel(request_id, index))
 
     def close(self) -> None:
         """Cancels what is running, delivers the last deltas and ends the thread."""
@@ -46,7 +50,7 @@ class EngineLoop:
             self._wake.notify()
         self._thread.join()
 
-    def _command(self, command: Callable[[], None]) -> None:
+    def _command(self, command: Callable[[], object]) -> None:
         with self._wake:
             if self._failure is not None or self._closing:
                 raise DeviceError(self._failure or "the engine is closed")

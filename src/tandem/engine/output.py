@@ -1,4 +1,4 @@
-"""The text stage in front of the engine: deltas of token ids become text, stop strings end it, results are collected."""
+"""The text stage in front of the engine: deltas of token ids become text, stop strings end it, results add up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CompletionChunk:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One sample of a request. stop_reason: the stop string or stop token id that ended it, None for end of sequence."""
+    """One sample of a request. stop_reason: the stop string or stop token id that ended it; None otherwise."""
 
     index: int
     text: str = ""
@@ -136,7 +136,7 @@ class RequestText:
             self.output.prompt_logprobs = [None]
 
     def push(self, delta: Delta) -> CompletionChunk | None:
-        """Adds a delta. The chunk has a finish_reason where the delta has none when a stop string ended the sample: then
+        """Adds a delta. Where a stop string ends the sample, the chunk has a finish_reason and the delta has none: then
         the caller cancels that sample in the engine.
         """
         output = self.output
@@ -155,5 +155,5 @@ class RequestText:
                 sample.cumulative_logprob += logprobs[token].logprob
         sample.finish_reason, sample.stop_reason = chunk.finish_reason, chunk.stop_reason
         output.error = output.error or chunk.error
-        output.finished = all(text.ended for text in self._samples)
+        output.finished = delta.ended or all(text.ended for text in self._samples)
         return chunk

@@ -75,9 +75,7 @@ class SamplingState:
         self.prompt_length = len(prompt)
         self.generated = 0
         self._penalized = (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
+            params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         )
         counted = np.asarray(prompt if self._penalized else (), dtype=np.int32)
         self.native = _native.SamplerSequence(
@@ -127,7 +125,7 @@ class Sampled:
 class Sampler:
     """Samples up to `max_rows` rows of `vocab` logits in one native call; its memory is planned here.
 
-    One call at a time. isa: which of the equal implementations runs: scalar, avx2, avx512, or the fastest for ''.
+    One call at a time. isa: which of the equal implementations runs: scalar, avx2, avx512 or '', the fastest.
     """
 
     def __init__(self, vocab: int, max_rows: int, isa: str = "") -> None:
@@ -154,12 +152,8 @@ class Sampler:
         """
         n = len(states)
         at = self._positions[:n]
-        at[:] = (
-            [state.prompt_length + state.generated for state in states] if positions is None else positions
-        )
-        self._native.sample(
-            logits, [state.native for state in states], at, _NO_MASKS if masks is None else list(masks)
-        )
+        at[:] = [state.prompt_length + state.generated for state in states] if positions is None else positions
+        self._native.sample(logits, [state.native for state in states], at, _NO_MASKS if masks is None else list(masks))
         logprobs = {
             row: self._token_logprobs(row, state.params.logprobs)
             for row, state in enumerate(states)

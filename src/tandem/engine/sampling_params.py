@@ -63,9 +63,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if self.max_tokens is not None:
             _check_int("max_tokens", self.max_tokens, 1, _INT32_MAX)
             if self.min_tokens > self.max_tokens:
-                raise RequestError(
-                    f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})."
-                )
+                raise RequestError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).")
         for name, value in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if value is not None:
                 _check_int(name, value, 0, MAX_LOGPROBS)
@@ -126,9 +124,7 @@ def _check_int(name: str, value: object, low: int, high: int, rule: str = "") ->
         raise RequestError(f"{name} must {rule}, not {value!r}.")
 
 
-def _check_number(
-    name: str, value: object, low: float, high: float, rule: str, *, open_low: bool = False
-) -> None:
+def _check_number(name: str, value: object, low: float, high: float, rule: str, *, open_low: bool = False) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
     if not good or (open_low and value == low) or value == math.inf:
         raise RequestError(f"{name} must be {rule}, not {value!r}.")

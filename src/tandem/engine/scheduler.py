@@ -214,9 +214,7 @@ class Scheduler:
         before = sequence.computed
         sequence.computed = before + rows
         page_size = self.cache.page_size
-        if sequence.computed // page_size == before // page_size:
-            return
-        if self.cache.prefix_cache:
+        if self.cache.prefix_cache and sequence.computed // page_size > before // page_size:
             extend_keys(sequence.keys, sequence.tokens, page_size, sequence.root)
             self.cache.publish(sequence.tables, sequence.keys, sequence.computed)
             if sequence.announced:
@@ -228,7 +226,7 @@ class Scheduler:
         self.cache.slide(sequence.tables, sequence.computed)
 
     def fork(self, sequence: Sequence) -> list[Sequence]:
-        """The prompt is computed: the request's other samples start on its pages. Returns all samples, this one first."""
+        """The prompt is computed: the request's other samples start on its pages. Returns all, this one first."""
         forks, sequence.forks = sequence.forks, []
         for twin in forks:
             twin.tables = self.cache.fork(sequence.tables)

@@ -42,6 +42,7 @@ class KVCache:
         self.page_size = self.groups[0].page_size
         assert all(group.page_size == self.page_size for group in self.groups)
         self.allocators = tuple(PageAllocator(pool.pages) for pool in pools)
+        self._windows = [(g, group.window) for g, group in enumerate(self.groups) if group.window is not None]
         self.prefix_cache = prefix_cache
         self.index = PrefixIndex(self.groups, self.allocators)
         self.pages_copied = 0
@@ -57,7 +58,9 @@ class KVCache:
         for group, allocator in zip(self.groups, self.allocators, strict=True):
             first = first_live_page(hits * self.page_size, group.window, self.page_size)
             shared = sum(
-                1 for key in keys[first:hits] if (page := allocator.find(key)) is not None and allocator.references(page)
+                1
+                for key in keys[first:hits]
+                if (page := allocator.find(key)) is not None and allocator.references(page)
             )
             needed.append(self._most_pages(group, first, length, chunk) - shared)
         return needed
@@ -132,10 +135,11 @@ class KVCache:
 
     def slide(self, tables: PageTables, length: int) -> None:
         """Gives back the pages that no query at or after position `length` sees."""
-        for g, group in enumerate(self.groups):
-            first = first_live_page(length, group.window, self.page_size)
+        for g, window in self._windows:
+            first = max(0, length - window + 1) // self.page_size
             table, allocator = tables.tables[g], self.allocators[g]
-            for page in range(tables.first[g], min(first, len(table))):
+            while tables.first[g] < first and tables.first[g] < len(table):
+                page = tables.first[g]
                 allocator.release(table[page])
                 table[page] = RELEASED
                 tables.first[g] = page + 1

@@ -9,7 +9,7 @@ class PageAllocator:
     """Ids of `pages` pages. Each page is in exactly one of three states, so free + cached + used = pages:
 
     free    no references, content worthless
-    cached  no references, but published under a key: a later prompt may take it up again, or it is evicted (oldest first)
+    cached  no references, but published under a key: a later prompt may take it up again, or it is evicted
     used    referenced by one or more sequences; published or not
     """
 
@@ -47,7 +47,7 @@ class PageAllocator:
     def take(self) -> int:
         """A page with one reference; evicts the page that was cached first when none is free.
 
-        The caller checks `available` before: asking an exhausted pool is an IndexError or KeyError, not a state to handle.
+        The caller checks `available` before.
         """
         if self._free:
             page = self._free.pop()

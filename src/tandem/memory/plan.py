@@ -1,4 +1,4 @@
-"""The memory plan: what each device will hold, in bytes, worked out from the file's header before anything is loaded."""
+"""The memory plan: what each device will hold, in bytes, worked out from headers before anything is loaded."""
 
 from __future__ import annotations
 
@@ -124,10 +124,8 @@ class MemoryPlan:
     def table(self) -> str:
         """The plan for a reader."""
         limits = self.limits
-        rows = [("device", "weights", "KV", "workspace", "total")]
-        rows += [
-            (d.device, *(format_bytes(n) for n in (d.weights, d.kv, d.workspace, d.total))) for d in self.devices
-        ]
+        rows: list[tuple[str, ...]] = [("device", "weights", "KV", "workspace", "total")]
+        rows += [(d.device, *(format_bytes(n) for n in (d.weights, d.kv, d.workspace, d.total))) for d in self.devices]
         rows.append(("staging", "", "", "", format_bytes(self.staging)))
         rows.append(("all", "", "", "", format_bytes(self.total)))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -174,7 +172,7 @@ def step_buffer_bytes(spec: ModelSpec, layout: BatchLayout) -> int:
 
 
 class Planner:
-    """Plans for one model, placement and set of devices; `weights(i)` are block i's tensors, of which only headers are read."""
+    """Plans for one model on given devices; `weights(i)` are block i's tensors, of which only headers are read."""
 
     def __init__(
         self,
@@ -195,15 +193,15 @@ class Planner:
     def plan(self, limits: Limits, kv_positions: int) -> MemoryPlan:
         """The plan for KV pools of `kv_positions` positions, at least one context."""
         groups = []
-        for device, group in kv_groups(self._spec, self._placement, limits.kv_dtype):
+        for owner, group in kv_groups(self._spec, self._placement, limits.kv_dtype):
             each = sequence_pages(limits.context, group.window, limits.rows)
             # Short sequences need as many pages where attention slides as where it is full.
             pages = min(-(-kv_positions // PAGE_SIZE), limits.sequences * each)
-            groups.append(KVGroupPlan(device, group, each, max(pages, each)))
+            groups.append(KVGroupPlan(owner, group, each, max(pages, each)))
         plans = []
         for name, weights in self._weights.items():
             device = self._devices[name]
-            blocks = [b for b, owner in zip(self._spec.blocks, self._placement, strict=True) if owner == name]
+            blocks = [block for block, on in zip(self._spec.blocks, self._placement, strict=True) if on == name]
             space = device.info.memory[0]
             plans.append(
                 DevicePlan(
@@ -234,7 +232,7 @@ class Planner:
     def fit(
         self, limits: Limits, budget: Mapping[str, int], *, full_sequences: int = 1, at_most: int | None = None
     ) -> MemoryPlan:
-        """The plan with the largest KV pools within `budget` (bytes per memory space; a space not named is not bounded).
+        """The plan with the largest KV pools within `budget`: bytes per memory space; one not named is not bounded.
 
         They hold at least `full_sequences` sequences of full length, and no more than run at once, nor `at_most`
         positions. Raises MemoryPlanError, naming the largest settings that would fit.

@@ -47,7 +47,7 @@ class PrefixIndex:
     def match(self, keys: Sequence[bytes]) -> int:
         """The largest number of leading pages from which a sequence can go on.
 
-        Continuing at position p needs every page of [0, p) where attention is full, and of [p - window, p) where it slides.
+        Continuing at position p needs the pages of [0, p) where attention is full, of [p - window, p) where it slides.
         """
         present = len(keys)
         for group, allocator in self._groups:
@@ -85,7 +85,7 @@ class PrefixIndex:
         self._expected -= keys
 
     def last_expected(self, keys: Sequence[bytes], start: int) -> bytes | None:
-        """The last key of the unbroken run of announced keys that starts at `start`; None when nothing is on its way."""
+        """The last key of the unbroken run of announced keys from `start` on; None when nothing is on its way."""
         found = None
         for key in keys[start:]:
             if key not in self._expected:

@@ -8,7 +8,7 @@ from pathlib import Path
 def available_bytes(root: Path = Path("/")) -> int:
     """Bytes that can be allocated without swapping: the machine's, or less where a cgroup (v1 or v2) limits us.
 
-    Page cache counts as available, as the kernel gives it back under pressure. `root` is where /proc and /sys are found.
+    Page cache counts as available, as the kernel gives it back under pressure. `root`: where /proc and /sys are found.
     """
     limits = [_meminfo(root)]
     for line in _read(root / "proc/self/cgroup").splitlines():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
 from tandem.devices.weights_check import check_tensor, expected_shapes
 from tandem.errors import ModelFileError, UnsupportedModelError
@@ -28,9 +30,7 @@ def assemble(architecture: Architecture, config: Config, decoder: Decoder) -> Mo
     for block in blocks[1:]:
         kind = kinds[type(block)]
         layer = block.layer if isinstance(block, AttentionSpec | FFNSpec) else 0
-        tensors.append(
-            {role: _name(architecture, config, kind, role, layer) for role in expected_shapes(block)}
-        )
+        tensors.append({role: _name(architecture, config, kind, role, layer) for role in expected_shapes(block)})
     tensors[-1]["output"] = output
     _check_tensors(checkpoint, blocks, tensors)
     _check_none_left(architecture, checkpoint, tensors)
@@ -115,14 +115,12 @@ def _vocab(config: Config, embedding: str) -> int:
     if vocab != rows:
         raise config.metadata.invalid("vocab_size", vocab, f"the {rows} rows of tensor '{embedding}'")
     tokens = config.checkpoint.metadata.get("tokenizer.ggml.tokens") if config.gguf else None
-    if tokens is not None and len(tokens) > rows:
+    if isinstance(tokens, list | np.ndarray) and len(tokens) > rows:
         raise ModelFileError(f"{path}: the tokenizer has {len(tokens)} tokens; '{embedding}' has {rows} rows")
     return rows
 
 
-def _check_tensors(
-    checkpoint: Checkpoint, blocks: tuple[BlockSpec, ...], tensors: list[dict[str, str]]
-) -> None:
+def _check_tensors(checkpoint: Checkpoint, blocks: tuple[BlockSpec, ...], tensors: list[dict[str, str]]) -> None:
     for block, roles in zip(blocks, tensors, strict=True):
         for role, shape in expected_shapes(block).items():
             tensor = checkpoint.tensors.get(roles[role])
@@ -133,9 +131,7 @@ def _check_tensors(
             check_tensor(tensor, shape, str(checkpoint.path))
 
 
-def _check_none_left(
-    architecture: Architecture, checkpoint: Checkpoint, tensors: list[dict[str, str]]
-) -> None:
+def _check_none_left(architecture: Architecture, checkpoint: Checkpoint, tensors: list[dict[str, str]]) -> None:
     """A tensor without a use means that the model computes something else than Tandem would."""
     used = {name for roles in tensors for name in roles.values()}.union(architecture.own_tensors)
     embedding = checkpoint.tensors[tensors[0]["embedding"]]

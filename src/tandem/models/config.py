@@ -123,9 +123,7 @@ def sliding_window(config: Config) -> int | None:
     return config.metadata.integer(key, low=0, high=MAX_CONTEXT, default=0) or None
 
 
-def hf_layer_windows(
-    config: Config, window: int | None, sliding: Callable[[int], bool]
-) -> tuple[int | None, ...]:
+def hf_layer_windows(config: Config, window: int | None, sliding: Callable[[int], bool]) -> tuple[int | None, ...]:
     """Each layer's window: as `layer_types` says, or in its absence as older keys do, through `sliding`."""
     metadata = config.metadata
     key = "layer_types"

@@ -18,9 +18,7 @@ LAYERS_27B = 62
 def decoder(config: Config) -> Decoder:
     metadata = config.metadata
     if metadata.flag("use_bidirectional_attention"):
-        raise metadata.unsupported(
-            "use_bidirectional_attention", True, "Tandem generates text, with causal models"
-        )
+        raise metadata.unsupported("use_bidirectional_attention", True, "Tandem generates text, with causal models")
     windows = _gguf_windows(config) if config.gguf else _hf_windows(config)
     full, local = _gguf_ropes(config) if config.gguf else _hf_ropes(config)
     return Decoder(
@@ -41,11 +39,7 @@ def decoder(config: Config) -> Decoder:
 
 
 def _hf_windows(config: Config) -> tuple[int | None, ...]:
-    key = (
-        "_sliding_window_pattern"
-        if "_sliding_window_pattern" in config.metadata
-        else "sliding_window_pattern"
-    )
+    key = "_sliding_window_pattern" if "_sliding_window_pattern" in config.metadata else "sliding_window_pattern"
     pattern = config.metadata.integer(key, high=MAX_LAYERS, default=PATTERN)
     return hf_layer_windows(config, sliding_window(config), lambda layer: (layer + 1) % pattern != 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,10 +64,9 @@ class Metadata:
             raise self.missing(key, expected)
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
             raise self.invalid(key, value, expected)
-        number = float(value)
-        if not math.isfinite(number) or not low <= number <= high:
+        if not low <= value <= high:
             raise self.invalid(key, value, expected)
-        return number
+        return float(value)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         value = self.get(key)
@@ -114,14 +112,11 @@ class Metadata:
         )
 
     def invalid(self, key: str, value: object, expected: str) -> ModelFileError:
-        return ModelFileError(
-            f"{self._source}: '{self.key_name(key)}' is {_shown(value)}; expected {expected}"
-        )
+        return ModelFileError(f"{self._source}: '{self.key_name(key)}' is {_shown(value)}; expected {expected}")
 
     def unsupported(self, key: str, value: object, supported: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{self._source}: '{self.key_name(key)}' is {_shown(value)}, which Tandem does not support; "
-            f"{supported}"
+            f"{self._source}: '{self.key_name(key)}' is {_shown(value)}, which Tandem does not support; {supported}"
         )
 
     def key_name(self, key: str) -> str:

@@ -47,14 +47,10 @@ def _hf(checkpoint: Checkpoint) -> tuple[Architecture, Metadata]:
         if model_type not in architecture.model_types:
             continue
         if classes and not set(classes) & set(architecture.classes):
-            raise top.unsupported(
-                "architectures", classes, f"for this model type: {', '.join(architecture.classes)}"
-            )
+            raise top.unsupported("architectures", classes, f"for this model type: {', '.join(architecture.classes)}")
         if "quantization_config" in top:
             method = (top.table("quantization_config") or top).get("quant_method")
-            raise top.unsupported(
-                "quantization_config", method, "use a GGUF file or an unquantized checkpoint"
-            )
+            raise top.unsupported("quantization_config", method, "use a GGUF file or an unquantized checkpoint")
         text = top.table("text_config")
         return architecture, (text or top).with_defaults(architecture.defaults)
     raise _unknown(source, "model_type", model_type)

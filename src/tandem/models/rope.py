@@ -24,18 +24,14 @@ def rope(config: Config, *, gguf_layout: RopeLayout = "half") -> RopeSpec:
     return gguf_rope(config, gguf_layout) if config.gguf else hf_rope(config, "full_attention")
 
 
-def gguf_rope(
-    config: Config, layout: RopeLayout, *, scaled: bool = True, base: float | None = None
-) -> RopeSpec:
+def gguf_rope(config: Config, layout: RopeLayout, *, scaled: bool = True, base: float | None = None) -> RopeSpec:
     """`scaled`: with the file's linear scaling. `base`: instead of the file's frequency base."""
     metadata = config.metadata
     dims = metadata.integer("rope.dimension_count", low=2, high=config.head_dim, default=config.head_dim)
     if dims % 2:
         raise metadata.invalid("rope.dimension_count", dims, "an even number")
     if metadata.number("rope.scaling.attn_factor", low=0.0, high=MAX_FACTOR, default=1.0) != 1.0:
-        raise metadata.unsupported(
-            "rope.scaling.attn_factor", metadata.get("rope.scaling.attn_factor"), "supported: 1"
-        )
+        raise metadata.unsupported("rope.scaling.attn_factor", metadata.get("rope.scaling.attn_factor"), "supported: 1")
     return RopeSpec(
         base=_base(metadata, "rope.freq_base", 10000.0) if base is None else base,
         dims=dims,
@@ -53,9 +49,7 @@ def with_stored_factors(rope: RopeSpec, checkpoint: Checkpoint) -> RopeSpec:
     factors = dequantize(tensor)
     if not (np.isfinite(factors).all() and (factors > 0).all()):
         raise ModelFileError(f"{checkpoint.path}: tensor '{GGUF_ROPE_FACTORS}' must hold positive numbers")
-    return RopeSpec(
-        rope.base, rope.dims, rope.layout, rope.linear_factor, tuple(float(factor) for factor in factors)
-    )
+    return RopeSpec(rope.base, rope.dims, rope.layout, rope.linear_factor, tuple(float(factor) for factor in factors))
 
 
 def hf_rope(config: Config, kind: str, *, base_key: str = "rope_theta", base: float = 10000.0) -> RopeSpec:

@@ -19,13 +19,16 @@ from tandem.weights.tensor import Tensor
 
 @dataclass(frozen=True, slots=True)
 class StepHandle:
-    """A step on its way. `wait` blocks, without the GIL, until its logits are there, and raises DeviceError if it failed."""
+    """A step on its way."""
 
     done: Event
     logits: Float32Array
 
     def wait(self) -> Float32Array:
-        """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted."""
+        """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted.
+
+        Blocks without the GIL; raises DeviceError if the step failed.
+        """
         self.done.wait()
         return self.logits
 
@@ -61,30 +64,25 @@ class Executor:
         self.pools: tuple[KVPool, ...] = tuple(
             devices[group.device].allocate_kv(group.group, group.pages) for group in plan.groups
         )
-        self.weight_bytes = 0
         blocks = []
         for index, (block, name) in enumerate(zip(spec.blocks, placement.devices, strict=True)):
-            loaded = devices[name].load(block, weights(index))
-            self.weight_bytes += loaded.bytes
-            blocks.append(loaded)
+            blocks.append(devices[name].load(block, weights(index)))
             if progress is not None:
                 progress(index + 1, len(spec.blocks))
-        self._programs: list[Program] = []
+        self.programs: list[Program] = []
         for name, start, stop in placement.runs():
-            pools = [
-                pool for pool, group in zip(self.pools, plan.groups, strict=True) if group.device == name
-            ]
+            pools = [pool for pool, group in zip(self.pools, plan.groups, strict=True) if group.device == name]
             program = devices[name].link(blocks[start:stop], rows=rows, buffers=buffers, kv=pools)
-            self._programs.append(program)
+            self.programs.append(program)
         # One timeline per program: its values grow by one a step, whatever lane it is on.
-        self._timelines = [Timeline() for _ in self._programs]
+        self._timelines = [Timeline() for _ in self.programs]
         self._steps = 0
 
     def submit(self, batch: Batch) -> StepHandle:
-        """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until it is done."""
+        """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until done."""
         self._steps += 1
         wait: Sequence[Event] = ()
-        for program, timeline in zip(self._programs, self._timelines, strict=True):
+        for program, timeline in zip(self.programs, self._timelines, strict=True):
             signal = Event(timeline, self._steps)
             program.submit(batch, wait, signal)
             wait = (signal,)

@@ -123,9 +123,7 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON as transformers writes it; jinja's own escapes HTML and sorts keys."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -136,8 +134,7 @@ def _conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise RequestError(
-                f"message {number} must be an object with a role (system, user, assistant, tool), "
-                f"not {message!r:.80}"
+                f"message {number} must be an object with a role (system, user, assistant, tool), not {message!r:.80}"
             )
         plain = _plain(message, f"message {number}")
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)

@@ -19,9 +19,7 @@ class IncrementalDetokenizer:
     U+FFFD.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), *, skip_special: bool = False
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), *, skip_special: bool = False) -> None:
         """prompt_ids: the tokens before the first pushed one. skip_special: control tokens give no text."""
         self._tokenizer = tokenizer
         self._skip_special = skip_special

@@ -52,8 +52,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         )
     if not isinstance(kind, str) or kind not in _KINDS:
         raise UnsupportedModelError(
-            f"the tokenizer kind {kind!r} (tokenizer.ggml.model) is not supported; "
-            f"Tandem knows {', '.join(_KINDS)}"
+            f"the tokenizer kind {kind!r} (tokenizer.ggml.model) is not supported; Tandem knows {', '.join(_KINDS)}"
         )
     vocabulary = Vocabulary(metadata)
     return _KINDS[kind](vocabulary)
@@ -92,8 +91,9 @@ def _bpe(vocabulary: Vocabulary, merges: list[tuple[str, str]], **options: Any) 
     try:
         return tokenizers.Tokenizer(BPE(vocabulary.ids, merges, **options))
     except Exception as error:  # the engine's own class is no narrower
+        reason = " ".join(str(error).split())
         raise ModelFileError(
-            f"the tokens and merges do not make a tokenizer: {error}; convert the model again"
+            f"the tokens and merges do not make a tokenizer: {reason}; convert the model again"
         ) from None
 
 
@@ -104,9 +104,7 @@ def _spaced_engine(
     unk_token = None if unknown is None else vocabulary.tokens[unknown]
     engine = _bpe(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token=unk_token)
     replace = normalizers.Replace(" ", SPACE)
-    engine.normalizer = (
-        normalizers.Sequence([normalizers.Prepend(SPACE), replace]) if space_prefix else replace
-    )
+    engine.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace]) if space_prefix else replace
     return engine
 
 
@@ -138,9 +136,7 @@ def _finish(
     eos_ids |= named.intersection(vocabulary.of_type(CONTROL, USER_DEFINED))
     control = set(vocabulary.of_type(CONTROL, UNKNOWN))
     special = control | eos_ids.intersection(vocabulary.of_type(USER_DEFINED))
-    engine.add_special_tokens(
-        [AddedToken(tokens[id], normalized=False, special=True) for id in sorted(special)]
-    )
+    engine.add_special_tokens([AddedToken(tokens[id], normalized=False, special=True) for id in sorted(special)])
     literal = [id for id in vocabulary.of_type(USER_DEFINED) if id not in special]
     engine.add_tokens([AddedToken(tokens[id], normalized=False, special=False) for id in literal])
     return Tokenizer(

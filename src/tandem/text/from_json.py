@@ -100,7 +100,8 @@ def _engine(file: Path, document: Mapping[str, Any], data: bytes) -> tokenizers.
     except BaseException as error:  # the engine's panics are no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ModelFileError(f"{file} does not make a tokenizer: {error}; download it again") from None
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{file} does not make a tokenizer: {reason}; download it again") from None
     for token in document.get("added_tokens") or ():
         id = engine.token_to_id(token["content"])
         if id != token["id"]:
@@ -116,18 +117,26 @@ def _engine(file: Path, document: Mapping[str, Any], data: bytes) -> tokenizers.
 def _check_merges(file: Path, model: Mapping[str, Any]) -> None:
     """The engine panics on a merge whose result is no token."""
     vocabulary, merges = model.get("vocab"), model.get("merges")
-    if (
-        not isinstance(vocabulary, dict)
-        or not isinstance(merges, list)
-        or model.get("continuing_subword_prefix")
-    ):
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list) or model.get("continuing_subword_prefix"):
         raise ModelFileError(f"{file} has a BPE model that is not a plain vocabulary and its merges")
-    for merge in merges:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise ModelFileError(f"{file} has the merge {merge!r}; expected two tokens")
-        if pair[0] + pair[1] not in vocabulary:
-            raise ModelFileError(f"{file} has the merge {merge!r}, which makes no token of its vocabulary")
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    try:
+        good = set(map(len, pairs)) <= {2} and all(map(vocabulary.__contains__, map("".join, pairs)))
+    except TypeError:  # not even a pair of strings
+        good = False
+    if not good:
+        bad = next(pair for pair in pairs if not _makes_token(pair, vocabulary))
+        raise ModelFileError(f"{file} has the merge {bad!r:.80}; expected two tokens that together make a token")
+
+
+def _makes_token(pair: object, vocabulary: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], str)
+        and (pair[0] + pair[1] in vocabulary)
+    )
 
 
 def _decoder(file: Path, document: Mapping[str, Any]) -> tuple[Callable[[str], bytes], bool]:
@@ -136,10 +145,10 @@ def _decoder(file: Path, document: Mapping[str, Any]) -> tuple[Callable[[str], b
     match decoder:
         case {"type": "ByteLevel"}:
             return byte_level, False
-        case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme}:
-            return spaced, scheme != "never"
+        case {"type": "Metaspace", "replacement": "▁", **rest}:
+            return spaced, rest.get("prepend_scheme", "always") != "never"
         case {"type": "Sequence", "decoders": [first, *others]} if first == _REPLACE:
-            kinds = [other.get("type") for other in others]
+            kinds = [other.get("type") if isinstance(other, dict) else None for other in others]
             strips = others[-1:] == [_STRIP]
             if strips:
                 kinds.pop()
@@ -179,9 +188,7 @@ def _named_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
         if text is None:
             continue
         if not isinstance(text, str):
-            raise ModelFileError(
-                f"{name} of tokenizer_config.json must be a string, not {type(text).__name__}"
-            )
+            raise ModelFileError(f"{name} of tokenizer_config.json must be a string, not {type(text).__name__}")
         tokens[name] = text
     return tokens
 
@@ -192,9 +199,7 @@ def _id_of(engine: tokenizers.Tokenizer, special_tokens: Mapping[str, str], name
         return None
     id = engine.token_to_id(text)
     if id is None:
-        raise ModelFileError(
-            f"{name} of tokenizer_config.json is {text!r}, which tokenizer.json does not have"
-        )
+        raise ModelFileError(f"{name} of tokenizer_config.json is {text!r}, which tokenizer.json does not have")
     return id
 
 
@@ -224,9 +229,7 @@ def _flag(tokenizer_config: Mapping[str, Any], name: str) -> bool:
 
 def _required(name: str, id: int | None) -> tuple[int, ...]:
     if id is None:
-        raise ModelFileError(
-            f"tokenizer_config.json asks for {name} around every text and does not say which it is"
-        )
+        raise ModelFileError(f"tokenizer_config.json asks for {name} around every text and does not say which it is")
     return (id,)
 
 
@@ -241,9 +244,7 @@ def _chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[s
         case [*entries] if all(_is_template(entry) for entry in entries):
             templates = {entry["name"]: entry["template"] for entry in entries}
         case _:
-            raise ModelFileError(
-                "chat_template of tokenizer_config.json must be a template or a list of named ones"
-            )
+            raise ModelFileError("chat_template of tokenizer_config.json must be a template or a list of named ones")
     files = {"default": folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     for name, file in files.items():

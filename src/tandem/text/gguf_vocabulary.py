@@ -19,9 +19,7 @@ class Vocabulary:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Raises ModelFileError unless all tokens differ and there are as many types and scores as tokens."""
         self._metadata = metadata
-        self.tokens = [
-            text or f"[EMPTY_{id}]" for id, text in enumerate(self._texts("tokenizer.ggml.tokens"))
-        ]
+        self.tokens = [text or f"[EMPTY_{id}]" for id, text in enumerate(self._texts("tokenizer.ggml.tokens"))]
         self.ids = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
         if not self.tokens:
             raise ModelFileError("tokenizer.ggml.tokens is empty; convert the model again with its tokenizer")
@@ -50,9 +48,7 @@ class Vocabulary:
         made = [line.replace(" ", "") for line in lines]
         if set(map(len, pairs)) - {2} or not all(map(self.ids.__contains__, made)):
             bad = next(
-                line
-                for line, pair in zip(lines, pairs, strict=True)
-                if len(pair) != 2 or "".join(pair) not in self.ids
+                line for line, pair in zip(lines, pairs, strict=True) if len(pair) != 2 or "".join(pair) not in self.ids
             )
             raise ModelFileError(
                 f"tokenizer.ggml.merges holds {bad!r:.80}; expected two tokens with a space between, which "
@@ -104,8 +100,7 @@ class Vocabulary:
             raise _wrong(key, "a token id", value)
         if not 0 <= value < len(self.tokens):
             raise ModelFileError(
-                f"{key} is {value}, which is no token: the vocabulary has {len(self.tokens):,}; "
-                "convert the model again"
+                f"{key} is {value}, which is no token: the vocabulary has {len(self.tokens):,}; convert the model again"
             )
         return int(value)
 
@@ -136,7 +131,10 @@ class Vocabulary:
         values = self._array(key)
         if values is None:
             return np.full(len(self.tokens), default)
-        numbers = np.asarray(values)
+        try:
+            numbers = np.asarray(values)
+        except ValueError:  # arrays in arrays
+            raise _wrong(key, "an array of numbers", values) from None
         if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
             raise _wrong(key, "an array of numbers", values)
         if len(numbers) != len(self.tokens):

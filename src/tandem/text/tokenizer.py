@@ -56,9 +56,7 @@ class Tokenizer:
         self._special = frozenset(id for id, token in added.items() if token.special)
         # An added token is matched in the text as it stands; SentencePiece's may write U+2581 for a space.
         self._literal = {
-            id: token.content.encode()
-            for id, token in added.items()
-            if token.special or piece_bytes is byte_level
+            id: token.content.encode() for id, token in added.items() if token.special or piece_bytes is byte_level
         }
         self.vocab_size = max(engine.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
 

@@ -28,9 +28,7 @@ def dequantize(tensor: Tensor) -> Floats:
 def dequantize_bytes(type: TensorType, data: Bytes) -> Floats:
     """The float32 values, one-dimensional, of whole blocks: `data` is uint8, one-dimensional."""
     if data.size % type.block_bytes:
-        raise ValueError(
-            f"{data.size} bytes are not a whole number of {type.name} blocks of {type.block_bytes}"
-        )
+        raise ValueError(f"{data.size} bytes are not a whole number of {type.name} blocks of {type.block_bytes}")
     blocks = data.reshape(-1, type.block_bytes)
     values = np.empty((len(blocks), type.block), np.float32)
     unpack = _UNPACK[type]

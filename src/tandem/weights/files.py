@@ -52,8 +52,7 @@ def map_file(path: Path) -> mmap.mmap:
         raise cannot_read(path, error) from error
     if data[: len(_LFS_POINTER)] == _LFS_POINTER:
         raise ModelFileError(
-            f"{path} is a Git LFS pointer, not the file that it stands for; run `git lfs pull` in its "
-            "repository"
+            f"{path} is a Git LFS pointer, not the file that it stands for; run `git lfs pull` in its repository"
         )
     return data
 

@@ -110,9 +110,7 @@ def read_gguf(path: Path) -> Checkpoint:
             )
         for name, tensor in opened.tensors.items():
             if name in tensors:
-                raise ModelFileError(
-                    f"{part}: tensor {show(name)} is also in an earlier part; download again"
-                )
+                raise ModelFileError(f"{part}: tensor {show(name)} is also in an earlier part; download again")
             tensors[name] = tensor
     announced = _split_number(path, files[0].metadata, "split.tensors.count", len(tensors))
     if announced != len(tensors):
@@ -137,9 +135,7 @@ def _part_paths(path: Path, count: int) -> list[Path]:
             f"{path} is one of {count} parts of a split model, but its name does not end in "
             f"-00001-of-{count:05}.gguf or the like; give the parts the names that they were published with"
         )
-    parts = [
-        path.with_name(f"{name['prefix']}-{n:05}-of-{count:05}{path.suffix}") for n in range(1, count + 1)
-    ]
+    parts = [path.with_name(f"{name['prefix']}-{n:05}-of-{count:05}{path.suffix}") for n in range(1, count + 1)]
     missing = [part.name for part in parts if not part.exists()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -167,9 +163,7 @@ def _read_file(path: Path) -> _File:
     _check_places(fields, base, infos)
     # One array over the data section that all tensors are views of.
     data = np.frombuffer(fields.data, np.uint8)[base:]
-    tensors = {
-        name: Tensor(name, info.type, info.shape, data[info.start : info.end]) for name, info in infos.items()
-    }
+    tensors = {name: Tensor(name, info.type, info.shape, data[info.start : info.end]) for name, info in infos.items()}
     return _File(metadata, tensors)
 
 
@@ -177,9 +171,7 @@ def _header(fields: Fields) -> tuple[int, int]:
     """The numbers of tensors and of key-value pairs."""
     path = fields.path
     if fields.data[:4] != MAGIC:
-        raise ModelFileError(
-            f"{path} is not a GGUF file: it starts with {fields.data[:4]!r}, expected {MAGIC!r}"
-        )
+        raise ModelFileError(f"{path} is not a GGUF file: it starts with {fields.data[:4]!r}, expected {MAGIC!r}")
     fields.u32("the magic")
     version = fields.u32("the version")
     if version and version & 0xFFFF == 0:
@@ -191,9 +183,7 @@ def _header(fields: Fields) -> tuple[int, int]:
             f"{path} is a GGUF file of version 1; Tandem reads 2 and 3, convert the model again"
         )
     if version not in (2, 3):
-        raise UnsupportedModelError(
-            f"{path} is a GGUF file of version {version}; Tandem reads versions 2 and 3"
-        )
+        raise UnsupportedModelError(f"{path} is a GGUF file of version {version}; Tandem reads versions 2 and 3")
     return fields.count("tensors", _MAX_ENTRIES), fields.count("key-value pairs", _MAX_ENTRIES)
 
 
@@ -212,9 +202,7 @@ def _tensor_info(fields: Fields, number: int, alignment: int) -> _TensorInfo:
     if 0 in shape:
         raise fields.damaged(f"{tensor} has an empty dimension: {shape}")
     if shape[-1] % type.block:
-        raise fields.damaged(
-            f"{tensor} has rows of {shape[-1]:,}, {type.name} needs a multiple of {type.block}"
-        )
+        raise fields.damaged(f"{tensor} has rows of {shape[-1]:,}, {type.name} needs a multiple of {type.block}")
     size = type.row_bytes(shape[-1])
     for rows in shape[:-1]:
         size *= rows

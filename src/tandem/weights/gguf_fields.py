@@ -99,8 +99,7 @@ class Fields:
         kind = self.u32(f"the type of {what}")
         if kind == _ARRAY:
             raise UnsupportedModelError(
-                f"{self.path}: {what} is an array of arrays; Tandem reads arrays of numbers, bools and "
-                "strings"
+                f"{self.path}: {what} is an array of arrays; Tandem reads arrays of numbers, bools and strings"
             )
         if kind == _STRING:
             return self._strings(self.u64(f"the length of {what}"), what)

@@ -78,9 +78,7 @@ def _header(metadata: Mapping[str, Value], tensors: Sequence[Tensor], alignment:
     for tensor in tensors:
         name = _string(tensor.name)
         if len(name) - 8 > _MAX_NAME or tensor.name in names:
-            raise ValueError(
-                f"the tensor name '{tensor.name}' is too long (over {_MAX_NAME} bytes) or is used twice"
-            )
+            raise ValueError(f"the tensor name '{tensor.name}' is too long (over {_MAX_NAME} bytes) or is used twice")
         names.add(tensor.name)
         rank, columns = len(tensor.shape), tensor.shape[-1] if tensor.shape else 0
         expected = tensor.elements // tensor.type.block * tensor.type.block_bytes

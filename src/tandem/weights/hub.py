@@ -27,18 +27,14 @@ def fetch(name: str) -> Path:
     """
     match = _NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if match is None:
-        raise ModelFileError(
-            f"{name!r} does not name a model; expected hf:owner/name or hf:owner/name/file.gguf"
-        )
+        raise ModelFileError(f"{name!r} does not name a model; expected hf:owner/name or hf:owner/name/file.gguf")
     repository, file = match["repository"], match["file"]
     with _clear_errors(repository):
         names = _list_files(repository)
         if names is None:
             folder = _cached_folder(repository)
             names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            wanted = choose_from_repository(
-                names, file, f"the hub does not answer, and the cached {repository}"
-            )
+            wanted = choose_from_repository(names, file, f"the hub does not answer, and the cached {repository}")
         else:
             wanted = choose_from_repository(names, file, repository)
             folder = _download(repository, wanted)
@@ -111,8 +107,7 @@ def _clear_errors(repository: str) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelFileError(
-            f"the hub has no model {repository}, or it is private: check the name, and for a private one "
-            f"{log_in}"
+            f"the hub has no model {repository}, or it is private: check the name, and for a private one {log_in}"
         ) from error
     except HFValidationError as error:
         raise ModelFileError(f"hf:{repository} is not a valid name on the hub: {error}") from error
@@ -122,6 +117,5 @@ def _clear_errors(repository: str) -> Iterator[None]:
         raise ModelFileError(f"the hub refused {repository} with HTTP status {status}; {advice}") from error
     except _transport_errors() as error:
         raise ModelFileError(
-            f"the download of {repository} broke off ({error}); run the command again, finished files are "
-            "kept"
+            f"the download of {repository} broke off ({error}); run the command again, finished files are kept"
         ) from error

@@ -63,9 +63,7 @@ def _read_weights(path: Path, weights: str | None) -> SafetensorsFile:
         return _read_shards(path, read_index(path / INDEX))
     single = path / (weights or WEIGHTS)
     if not single.exists():
-        others = sorted(
-            file.name for file in path.iterdir() if file.suffix in {".bin", ".pt", ".pth", ".safetensors"}
-        )
+        others = sorted(file.name for file in path.iterdir() if file.suffix in {".bin", ".pt", ".pth", ".safetensors"})
         found = f"; it holds {', '.join(others[:5])}, which Tandem does not open" if others else ""
         raise ModelFileError(f"{path} has {CONFIG}, but neither {WEIGHTS} nor {INDEX}{found}")
     return _with_aliases(read_safetensors(single))
@@ -92,8 +90,7 @@ def _read_shards(path: Path, weight_map: Mapping[str, str]) -> SafetensorsFile:
     for name, shard in weight_map.items():
         if places.get(name) != shard:
             raise ModelFileError(
-                f"{path / INDEX} places tensor {show(name)} in {shard}, which does not hold it; "
-                "download both again"
+                f"{path / INDEX} places tensor {show(name)} in {shard}, which does not hold it; download both again"
             )
     return whole
 
@@ -139,8 +136,6 @@ def _plain_names(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str]
         rest = name[prefix.end() :] if prefix else name
         plain = f"model.{rest}" if prefix and prefix[0].startswith("model.") else rest
         if plain in taken:
-            raise ModelFileError(
-                f"{path}: tensors {show(taken[plain])} and {show(name)} are both {show(plain)}"
-            )
+            raise ModelFileError(f"{path}: tensors {show(taken[plain])} and {show(name)} are both {show(plain)}")
         taken[plain] = name
         yield name, plain

@@ -12,9 +12,7 @@ from tandem.weights.hub import HUB_PREFIX, fetch
 from tandem.weights.huggingface import CONFIG, INDEX, WEIGHTS, read_folder, read_index
 from tandem.weights.selection import choose_gguf
 
-EXPECTED = (
-    "a .gguf file, a folder with config.json and model.safetensors or with one GGUF model, or hf:owner/name"
-)
+EXPECTED = "a .gguf file, a folder with config.json and model.safetensors or with one GGUF model, or hf:owner/name"
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:
@@ -54,9 +52,7 @@ def _open_folder(path: Path) -> Checkpoint:
     if gguf:
         return read_gguf(path / choose_gguf(gguf, str(path))[0])
     if weights:
-        raise ModelFileError(
-            f"{path} holds {weights[0]} but no {CONFIG}; copy it from where the model came from"
-        )
+        raise ModelFileError(f"{path} holds {weights[0]} but no {CONFIG}; copy it from where the model came from")
     holds = f"holds {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else "is empty"
     raise ModelFileError(f"{path} is not a model's folder: it {holds}; expected {EXPECTED}")
 

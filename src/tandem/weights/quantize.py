@@ -43,9 +43,7 @@ def quantize(name: str, values: npt.NDArray[np.floating], type: TensorType) -> T
         with np.errstate(over="ignore"):  # checked in what comes out
             packed = pack(part)
         if packed is None:
-            raise ModelFileError(
-                f"tensor '{name}' holds values too large for {type.name}; choose BF16 or F32"
-            )
+            raise ModelFileError(f"tensor '{name}' holds values too large for {type.name}; choose BF16 or F32")
         data[start : start + step] = packed
     return Tensor(name, type, values.shape, data.reshape(-1))
 

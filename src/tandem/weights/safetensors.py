@@ -103,9 +103,7 @@ def _header(path: Path, data: mmap.mmap) -> tuple[dict[str, Any], int]:
     if length > len(data) - 8:
         raise _damaged(path, f"it announces a header of {length:,} bytes and has {len(data):,}")
     if length > _MAX_HEADER:
-        raise ModelFileError(
-            f"{path} has a header of {length:,} bytes; Tandem reads headers up to {_MAX_HEADER:,}"
-        )
+        raise ModelFileError(f"{path} has a header of {length:,} bytes; Tandem reads headers up to {_MAX_HEADER:,}")
     try:
         header = json.loads(
             data[8 : 8 + length].decode(), object_pairs_hook=_checked_object, parse_constant=_no_constant
@@ -150,8 +148,7 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
         raise _damaged(path, f"{tensor} has no dtype")
     if dtype not in _BITS:
         raise UnsupportedModelError(
-            f"{path}: {tensor} has the type {show(dtype)}; Tandem knows {', '.join(_BITS)}, find a newer "
-            "Tandem"
+            f"{path}: {tensor} has the type {show(dtype)}; Tandem knows {', '.join(_BITS)}, find a newer Tandem"
         )
     if not isinstance(shape, list) or not all(map(_is_size, shape)):
         raise _damaged(path, f"{tensor} has the shape {reprlib.repr(shape)}, not a list of sizes")
@@ -161,15 +158,12 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
     for size in shape:
         bits *= size
         if bits >= 1 << 64:  # stop before hostile sizes make a number of millions of digits
-            raise _damaged(
-                path, f"{tensor} of {dtype} and shape {reprlib.repr(shape)} is larger than any file"
-            )
+            raise _damaged(path, f"{tensor} of {dtype} and shape {reprlib.repr(shape)} is larger than any file")
     start, end = offsets
     if end < start or bits != 8 * (end - start):
         raise _damaged(
             path,
-            f"{tensor} of {dtype} and shape {reprlib.repr(shape)} needs {bits / 8:,} bytes and has "
-            f"{end - start:,}",
+            f"{tensor} of {dtype} and shape {reprlib.repr(shape)} needs {bits / 8:,} bytes and has {end - start:,}",
         )
     return _Entry(name, dtype, tuple(shape), start, end)
 
@@ -184,9 +178,7 @@ def _check_places(path: Path, entries: list[_Entry], size: int) -> None:
     for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
         if entry.start != covered:
             what = "overlaps the tensor before it" if entry.start < covered else "leaves a hole before it"
-            raise _damaged(
-                path, f"tensor {show(entry.name)} {what} (byte {entry.start:,}, expected {covered:,})"
-            )
+            raise _damaged(path, f"tensor {show(entry.name)} {what} (byte {entry.start:,}, expected {covered:,})")
         covered = entry.end
     if covered != size:
         raise _damaged(path, f"its tensors have {covered:,} bytes, the file holds {size:,} after the header")

@@ -27,14 +27,10 @@ def choose_gguf(files: Sequence[str], where: str) -> list[str]:
     if len(models) == 1:
         return next(iter(models.values()))
     if not models:
-        raise ModelFileError(
-            f"{where} holds only vision projectors ({', '.join(sorted(files)[:3])}); expected a model"
-        )
+        raise ModelFileError(f"{where} holds only vision projectors ({', '.join(sorted(files)[:3])}); expected a model")
     names = [parts[0] for parts in models.values()]
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    raise ModelFileError(
-        f"{where} holds {len(names)} GGUF models, name one of them: {', '.join(names[:20])}{more}"
-    )
+    raise ModelFileError(f"{where} holds {len(names)} GGUF models, name one of them: {', '.join(names[:20])}{more}")
 
 
 def choose_from_repository(files: Sequence[str], file: str | None, where: str) -> list[str]:
@@ -74,6 +70,4 @@ def _parts(file: str, gguf: Sequence[str]) -> list[str]:
     if name is None:
         return [file]
     parts = [PART_NAME.fullmatch(other) for other in sorted(gguf)]
-    return [
-        part[0] for part in parts if part and part.group("prefix", "count") == name.group("prefix", "count")
-    ]
+    return [part[0] for part in parts if part and part.group("prefix", "count") == name.group("prefix", "count")]

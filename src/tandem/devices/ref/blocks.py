@@ -92,9 +92,7 @@ def _attention(spec: AttentionSpec, weights: Mapping[str, Float32Array], step: S
     return attended.reshape(rows, spec.heads * spec.head_dim) @ weights["o"].T
 
 
-def _attend_pages(
-    spec: AttentionSpec, step: Step, q: Float32Array, k: Float32Array, v: Float32Array
-) -> Float32Array:
+def _attend_pages(spec: AttentionSpec, step: Step, q: Float32Array, k: Float32Array, v: Float32Array) -> Float32Array:
     """Stores the rows' keys and values, then attends to each sequence's pages."""
     sequences = sequences_of(step.batch)
     views = [PageView(step.pools[spec.layer], spec.layer, step.batch, each.index) for each in sequences]

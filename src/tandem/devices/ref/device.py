@@ -42,6 +42,19 @@ class RefDevice:
             weights = slice_weights(spec, weights, slice)
         return RefBlock(spec, slice, work, {role: dequantize(tensor) for role, tensor in weights.items()})
 
+    def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
+        total = 0
+        for spec, weights, slice in blocks:
+            check_weights(spec, weights)
+            if slice is not None:
+                weights = slice_weights(spec, weights, slice)
+            total += sum(4 * tensor.elements for tensor in weights.values())
+        return total
+
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
+        """0: nothing is held between runs. The temporaries of a run are numpy's, and unplanned."""
+        return 0
+
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> RefKVPool:
         return RefKVPool(group, pages)
 
@@ -54,9 +67,7 @@ class RefDevice:
         for block in blocks:
             _check_buffers(block, buffers, rows)
         pools = {
-            block.work.layer: _pool_of(block.work, kv)
-            for block in blocks
-            if isinstance(block.work, AttentionSpec)
+            block.work.layer: _pool_of(block.work, kv) for block in blocks if isinstance(block.work, AttentionSpec)
         }
         return RefProgram(self._lane, tuple(blocks), rows, buffers, pools)
 
@@ -114,8 +125,7 @@ def _pool_of(spec: AttentionSpec, pools: Sequence[RefKVPool]) -> RefKVPool:
             expected = (spec.kv_heads, spec.head_dim, spec.window)
             if shape != expected:
                 raise DeviceError(
-                    f"ref: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, "
-                    f"not {shape}"
+                    f"ref: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, not {shape}"
                 )
             return pool
     raise DeviceError(f"ref: {block_name(spec)} has no KV pool")

@@ -42,9 +42,7 @@ def activate(x: Float32Array, activation: Activation) -> Float32Array:
             silu: Float32Array = np.divide(x, np.float32(1) + np.exp(-x), dtype=np.float32)
             return silu
         inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-        gelu: Float32Array = np.multiply(
-            np.float32(0.5) * x, np.float32(1) + np.tanh(inner), dtype=np.float32
-        )
+        gelu: Float32Array = np.multiply(np.float32(0.5) * x, np.float32(1) + np.tanh(inner), dtype=np.float32)
         return gelu
 
 

@@ -1,0 +1,67 @@
+"""Dequantized values, from GGUF bytes and back out of the packed layout, against the gguf package bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from native.raw_weights import TYPES, block_columns, float_weights, random_weights
+from tandem import _native
+
+by_type = pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
+
+
+@by_type
+@pytest.mark.parametrize("exponents", [(-8, 1), (-24, -14), (10, 15)])
+def test_values_are_those_of_the_gguf_package(weight_type: Type, exponents: tuple[int, int]) -> None:
+    rng = np.random.default_rng(5)
+    block = block_columns(weight_type)
+    for rows, columns in ((1, block), (16, 3 * block), (37, 9 * block), (5, 11 * block)):
+        data = random_weights(weight_type, rows, columns, rng, exponents)
+        expected = float_weights(weight_type, rows, columns, data).view(np.uint32)
+        read = _native.dequantize(int(weight_type), rows, columns, data)
+        np.testing.assert_array_equal(read.view(np.uint32), expected)
+        packed = _native.PackedMatrix(int(weight_type), rows, columns, data)
+        assert (packed.type, packed.rows, packed.columns) == (int(weight_type), rows, columns)
+        np.testing.assert_array_equal(packed.dequantize().view(np.uint32), expected)
+
+
+def test_every_float16_is_widened_exactly() -> None:
+    """NaNs stay NaNs, but may be made quiet."""
+    halves = np.arange(2**16, dtype=np.uint16)
+    expected = halves.view(np.float16).astype(np.float32)
+    for columns in (1, 256):
+        read = _native.dequantize(int(Type.F16), 2**16 // columns, columns, halves.view(np.uint8)).reshape(-1)
+        number = ~np.isnan(expected)
+        np.testing.assert_array_equal(read[number].view(np.uint32), expected[number].view(np.uint32))
+        assert np.isnan(read[~number]).all()
+
+
+@by_type
+def test_packing_costs_no_more_than_a_tenth(weight_type: Type) -> None:
+    """Whole groups and panels; the header of a last panel that is not whole may cost more."""
+    data = random_weights(weight_type, 64, 2048, np.random.default_rng(6))
+    assert _native.PackedMatrix(int(weight_type), 64, 2048, data).bytes <= 1.1 * data.size
+
+
+@pytest.mark.parametrize(
+    ("weight_type", "rows", "columns", "size", "message"),
+    [
+        (Type.Q4_0, 2, 33, 36, "2 x 33 .* multiple of 32"),
+        (Type.Q4_K, 2, 128, 144, "multiple of 256"),
+        (Type.Q4_0, 2, 64, 71, "takes 72 bytes, not 71"),
+        (Type.F32, 2, 2, 17, "takes 16 bytes, not 17"),
+        (Type.Q4_0, -1, 32, 18, "-1 x 32 matrix is empty"),
+        (Type.F32, 3, 0, 0, "3 x 0 matrix is empty"),
+        (Type.F32, 2**40, 2**40, 0, "larger than any memory"),
+        (Type.Q2_K, 1, 256, 84, "type 10"),
+    ],
+)
+def test_wrong_sizes_are_refused(weight_type: Type, rows: int, columns: int, size: int, message: str) -> None:
+    data = np.zeros(size, np.uint8)
+    with pytest.raises(ValueError, match=message):
+        _native.PackedMatrix(int(weight_type), rows, columns, data)
+    with pytest.raises(ValueError, match=message):
+        _native.dequantize(int(weight_type), rows, columns, data)
+
