@@ -28,7 +28,8 @@ Vector vector_of(const Floats& values) { return Vector(values.data(), values.dat
 KvType kv_type(const std::string& name) {
     if (name == "f32") return KvType::kF32;
     if (name == "f16") return KvType::kF16;
-    throw std::invalid_argument("unknown KV dtype '" + name + "': expected f32 or f16");
+    if (name == "q8_0") return KvType::kQ8_0;
+    throw std::invalid_argument("unknown KV dtype '" + name + "': expected f32, f16 or q8_0");
 }
 
 // Deleted by the interpreter, which must not be held while the lane's last program ends.

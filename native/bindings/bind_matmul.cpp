@@ -34,8 +34,9 @@ void check_source(WeightType type, int64_t rows, int64_t columns, const ByteArra
     const int64_t expected = source_bytes(type, rows, columns);
     if (static_cast<int64_t>(data.size()) != expected) {
         throw std::invalid_argument("a " + std::to_string(rows) + " x " + std::to_string(columns) +
-                                    " matrix of GGUF type " + std::to_string(static_cast<int>(type)) + " takes " +
-                                    std::to_string(expected) + " bytes, not " + std::to_string(data.size()));
+                                    " matrix of GGUF type " + std::to_string(static_cast<int>(type)) +
+                                    " takes " + std::to_string(expected) + " bytes, not " +
+                                    std::to_string(data.size()));
     }
 }
 
@@ -69,12 +70,8 @@ auto matmul(const std::string& isa, const PackedMatrix& w, const FloatMatrix& x)
     {
         nb::gil_scoped_release release;
         const QuantizedRows quantized(kernels, x.data(), is_quantized(w.type) ? rows : 0, columns);
-        const Activations activations{x.data(),
-                                      columns,
-                                      quantized.q.data(),
-                                      quantized.scale.data(),
-                                      quantized.sum.data(),
-                                      columns};
+        const Activations activations{
+            x.data(), columns, quantized.q.data(), quantized.scale.data(), quantized.sum.data(), columns};
         kernels.matmul(w, 0, w.groups, activations, static_cast<int>(rows), out, w.rows);
     }
     return result;
@@ -91,10 +88,12 @@ auto quantize_activations(const std::string& isa, const FloatMatrix& x) {
     float* scale;
     int32_t* sum;
     const int64_t blocks = columns / kBlockColumns;
-    auto result = std::make_tuple(new_matrix<int8_t>(rows, columns, q), new_matrix<float>(rows, blocks, scale),
-                                  new_matrix<int32_t>(rows, blocks, sum));
+    auto result =
+        std::make_tuple(new_matrix<int8_t>(rows, columns, q), new_matrix<float>(rows, blocks, scale),
+                        new_matrix<int32_t>(rows, blocks, sum));
     for (int64_t r = 0; r < rows; ++r) {
-        kernels.quantize_row(x.data() + r * columns, columns, q + r * columns, scale + r * blocks, sum + r * blocks);
+        kernels.quantize_row(x.data() + r * columns, columns, q + r * columns, scale + r * blocks,
+                             sum + r * blocks);
     }
     return nb::make_tuple(std::get<0>(result), std::get<1>(result), std::get<2>(result));
 }
@@ -106,7 +105,8 @@ auto dequantize(int type, int64_t rows, int64_t columns, const ByteArray& data) 
     auto result = new_matrix<float>(rows, columns, out);
     nb::gil_scoped_release release;
     const int64_t row_bytes = source_bytes(t, 1, columns);
-    for (int64_t r = 0; r < rows; ++r) dequantize_row(t, data.data() + r * row_bytes, columns, out + r * columns);
+    for (int64_t r = 0; r < rows; ++r)
+        dequantize_row(t, data.data() + r * row_bytes, columns, out + r * columns);
     return result;
 }
 
@@ -144,9 +144,11 @@ void bind_matmul(nb::module_& m) {
         .def_ro("rows", &PackedMatrix::rows)
         .def_ro("columns", &PackedMatrix::columns)
         .def_ro("bytes", &PackedMatrix::bytes)
-        .def("dequantize", &packed_rows, "All rows as float32 [rows, columns], read back from the packed layout.");
+        .def("dequantize", &packed_rows,
+             "All rows as float32 [rows, columns], read back from the packed layout.");
     m.def("matmul", &matmul, nb::arg("isa"), nb::arg("weights"), nb::arg("x"),
-          "x @ weights.T on one thread with the named instruction set's kernels; x is float32 [M, K], quantized to int8 "
+          "x @ weights.T on one thread with the named instruction set's kernels; x is float32 [M, K], "
+          "quantized to int8 "
           "first for quantized weights. Returns float32 [M, N].");
     m.def("quantize_activations", &quantize_activations, nb::arg("isa"), nb::arg("x"),
           "(q int8 [M, K], scale float32 [M, K / 32], sum int32 [M, K / 32]) of float32 x [M, K].");

@@ -26,36 +26,74 @@ inline constexpr int kQueryTile = 4;
 inline constexpr int kQueryTile = 2;
 #endif
 
-template <typename T>
-TANDEM_INLINE F32x16 load_kv(const T* p) {
-    if constexpr (sizeof(T) == 4) {
-        return load(p);
-    } else {
-        return load_f16(p);
+// How pages store elements. kBlock dimensions share a scale; 0: there are no scales.
+struct KvF32 {
+    using Element = float;
+    static constexpr int kBlock = 0;
+    TANDEM_INLINE static F32x16 load(const float* p) { return TANDEM_ISA::load(p); }
+};
+struct KvF16 {
+    using Element = uint16_t;
+    static constexpr int kBlock = 0;
+    TANDEM_INLINE static F32x16 load(const uint16_t* p) { return load_f16(p); }
+};
+struct KvQ8 {
+    using Element = int8_t;
+    static constexpr int kBlock = 32;
+    TANDEM_INLINE static F32x16 load(const int8_t* p) { return load_i8(p); }
+};
+
+// The scales behind a page's int8 values.
+TANDEM_INLINE const uint16_t* scales_of(const int8_t* page, int head_dim) {
+    return reinterpret_cast<const uint16_t*>(page + head_dim * kPageSize);
+}
+
+// sum[i][p] = sum over dimensions [begin, end), in order, of keys times query.
+template <typename Kv, int N, int P>
+TANDEM_INLINE void add_dimensions(const float* const* queries, const typename Kv::Element* const* page,
+                                  int begin, int end, F32x16 (&sum)[N][P]) {
+    for (int d = begin; d < end; ++d) {
+        F32x16 k[P];
+        for (int p = 0; p < P; ++p) k[p] = Kv::load(page[p] + d * kPageSize);
+        for (int i = 0; i < N; ++i) {
+            const F32x16 q = splat(queries[i][d]);
+            for (int p = 0; p < P; ++p) sum[i][p] = fma(k[p], q, sum[i][p]);
+        }
+    }
+}
+
+template <int N, int P>
+TANDEM_INLINE void clear(F32x16 (&sum)[N][P]) {
+    for (int i = 0; i < N; ++i) {
+        for (int p = 0; p < P; ++p) sum[i][p] = splat(0.0f);
     }
 }
 
 // scores[i][position in tile] for N queries; pages whose pointer is null are not read.
-template <int N, typename T>
-inline void tile_scores(const float* const* queries, const T* const* keys, int head_dim, float factor,
-                        float cap, float* scores) {
-    constexpr int kPagesAtOnce = kLanes * N >= 64 ? 4 : 2;
+template <typename Kv, int N>
+inline void tile_scores(const float* const* queries, const typename Kv::Element* const* keys, int head_dim,
+                        float factor, float cap, float* scores) {
+    using Element = typename Kv::Element;
+    constexpr int kPagesAtOnce = N * kLanes >= 64 && Kv::kBlock == 0 ? 4 : 2;
     for (int first = 0; first < kTilePages; first += kPagesAtOnce) {
-        F32x16 sum[N][kPagesAtOnce];
-        for (int i = 0; i < N; ++i) {
-            for (int p = 0; p < kPagesAtOnce; ++p) sum[i][p] = splat(0.0f);
-        }
-        const T* page[kPagesAtOnce];
-        const T* any = nullptr;
+        const Element* page[kPagesAtOnce];
+        const Element* any = nullptr;
         for (int p = 0; p < kPagesAtOnce; ++p) any = keys[first + p] ? keys[first + p] : any;
         if (!any) continue;
         for (int p = 0; p < kPagesAtOnce; ++p) page[p] = keys[first + p] ? keys[first + p] : any;
-        for (int d = 0; d < head_dim; ++d) {
-            F32x16 k[kPagesAtOnce];
-            for (int p = 0; p < kPagesAtOnce; ++p) k[p] = load_kv(page[p] + d * kPageSize);
-            for (int i = 0; i < N; ++i) {
-                const F32x16 q = splat(queries[i][d]);
-                for (int p = 0; p < kPagesAtOnce; ++p) sum[i][p] = fma(k[p], q, sum[i][p]);
+        F32x16 sum[N][kPagesAtOnce];
+        clear(sum);
+        if constexpr (Kv::kBlock == 0) {
+            add_dimensions<Kv>(queries, page, 0, head_dim, sum);
+        } else {
+            for (int d = 0; d < head_dim; d += Kv::kBlock) {
+                F32x16 part[N][kPagesAtOnce];
+                clear(part);
+                add_dimensions<Kv>(queries, page, d, d + Kv::kBlock, part);
+                for (int p = 0; p < kPagesAtOnce; ++p) {
+                    const F32x16 scale = load_f16(scales_of(page[p], head_dim) + d / Kv::kBlock * kPageSize);
+                    for (int i = 0; i < N; ++i) sum[i][p] = fma(part[i][p], scale, sum[i][p]);
+                }
             }
         }
         for (int i = 0; i < N; ++i) {
@@ -68,40 +106,51 @@ inline void tile_scores(const float* const* queries, const T* const* keys, int h
     }
 }
 
-// out[i] += sum over positions [begin, end) of the tile, in order, of weights[i][position] * v[position].
-template <int N, typename T>
-inline void tile_values(const float* const* weights, const T* const* values, int begin, int end,
-                        int padded_dim, float* const* out) {
-    constexpr int kVectors = kLanes * N >= 64 ? 4 : 2;
-    for (int d = 0; d < padded_dim; d += kVectors * kLanes) {
-        const int vectors = padded_dim - d >= kVectors * kLanes ? kVectors : (padded_dim - d) / kLanes;
-        F32x16 sum[N][kVectors];
-        for (int i = 0; i < N; ++i) {
-            for (int j = 0; j < vectors; ++j) sum[i][j] = load(out[i] + d + j * kLanes);
-        }
-        if (vectors == kVectors) {
-            for (int position = begin; position < end; ++position) {
-                const T* v = values[position / kPageSize] + (position % kPageSize) * padded_dim + d;
-                F32x16 row[kVectors];
-                for (int j = 0; j < kVectors; ++j) row[j] = load_kv(v + j * kLanes);
-                for (int i = 0; i < N; ++i) {
-                    const F32x16 w = splat(weights[i][position]);
-                    for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(row[j], w, sum[i][j]);
-                }
-            }
-        } else {
-            for (int position = begin; position < end; ++position) {
-                const T* v = values[position / kPageSize] + (position % kPageSize) * padded_dim + d;
-                for (int j = 0; j < vectors; ++j) {
-                    const F32x16 row = load_kv(v + j * kLanes);
-                    for (int i = 0; i < N; ++i) sum[i][j] = fma(row, splat(weights[i][position]), sum[i][j]);
-                }
-            }
-        }
-        for (int i = 0; i < N; ++i) {
-            for (int j = 0; j < vectors; ++j) store(out[i] + d + j * kLanes, sum[i][j]);
+// The factor of a value's block at a position: its scale, or 1.
+template <typename Kv>
+TANDEM_INLINE float value_scale(const typename Kv::Element* page, int slot, int d, int head_dim) {
+    if constexpr (Kv::kBlock == 0) {
+        return 1.0f;
+    } else {
+        return f16_value(scales_of(page, head_dim)[slot * (head_dim / Kv::kBlock) + d / Kv::kBlock]);
+    }
+}
+
+// V vectors of dimensions [d, d + 16 V): sum[i][j] gains weights[i][position] * v over positions [begin,
+// end), in order.
+template <typename Kv, int N, int V>
+TANDEM_INLINE void add_positions(const float* const* weights, const typename Kv::Element* const* values,
+                                 int begin, int end, int d, int padded_dim, F32x16 (&sum)[N][V]) {
+    for (int position = begin; position < end; ++position) {
+        const int slot = position % kPageSize;
+        const auto* page = values[position / kPageSize];
+        for (int j = 0; j < V; ++j) {
+            const F32x16 row = Kv::load(page + slot * padded_dim + d + j * kLanes);
+            const float scale = value_scale<Kv>(page, slot, d + j * kLanes, padded_dim);
+            for (int i = 0; i < N; ++i) sum[i][j] = fma(row, splat(weights[i][position] * scale), sum[i][j]);
         }
     }
+}
+
+// out[i] += sum over positions [begin, end) of the tile, in order, of weights[i][position] * v[position].
+template <typename Kv, int N>
+inline void tile_values(const float* const* weights, const typename Kv::Element* const* values, int begin,
+                        int end, int padded_dim, float* const* out) {
+    const auto vectors = [&]<int V>(int d) {
+        F32x16 sum[N][V];
+        for (int i = 0; i < N; ++i) {
+            for (int j = 0; j < V; ++j) sum[i][j] = load(out[i] + d + j * kLanes);
+        }
+        add_positions<Kv>(weights, values, begin, end, d, padded_dim, sum);
+        for (int i = 0; i < N; ++i) {
+            for (int j = 0; j < V; ++j) store(out[i] + d + j * kLanes, sum[i][j]);
+        }
+    };
+    constexpr int kVectors = N * kLanes >= 64 ? 4 : 2;
+    int d = 0;
+    for (; d + kVectors * kLanes <= padded_dim; d += kVectors * kLanes)
+        vectors.template operator()<kVectors>(d);
+    for (; d < padded_dim; d += kLanes) vectors.template operator()<1>(d);
 }
 
 // Running state of one query vector, in the task's scratch.
@@ -112,8 +161,10 @@ struct QueryState {
     float maximum;
 };
 
-template <typename T>
+template <typename Kv>
 class AttentionRun {
+    using T = typename Kv::Element;
+
  public:
     explicit AttentionRun(const AttentionTask& task)
         : task_(task), padded_((task.head_dim + kLanes - 1) / kLanes * kLanes) {}
@@ -185,7 +236,7 @@ class AttentionRun {
         float* out[N];
         alignas(64) float scores[N * kTile];
         for (int j = 0; j < N; ++j) q[j] = query(i + j);
-        tile_scores<N, T>(q, keys, task_.head_dim, task_.scale, task_.softcap, scores);
+        tile_scores<Kv, N>(q, keys, task_.head_dim, task_.scale, task_.softcap, scores);
         int begin = kTile, end = 0;
         for (int j = 0; j < N; ++j) {
             const QueryState s = state(i + j);
@@ -199,7 +250,7 @@ class AttentionRun {
             begin = from < begin ? from : begin;
             end = to > end ? to : end;
         }
-        tile_values<N, T>(weights, values, begin, end, padded_, out);
+        tile_values<Kv, N>(weights, values, begin, end, padded_, out);
     }
 
     // Takes the scores of positions [from, to) of the tile into the running maximum and sums.
@@ -239,10 +290,13 @@ class AttentionRun {
 };
 
 inline void attention(const AttentionTask& task) {
-    if (task.type == KvType::kF32) {
-        AttentionRun<float>(task).run();
-    } else {
-        AttentionRun<uint16_t>(task).run();
+    switch (task.type) {
+        case KvType::kF32:
+            return AttentionRun<KvF32>(task).run();
+        case KvType::kF16:
+            return AttentionRun<KvF16>(task).run();
+        case KvType::kQ8_0:
+            return AttentionRun<KvQ8>(task).run();
     }
 }
 

@@ -106,9 +106,35 @@ inline void rope(float* head, const float* cos, const float* sin, int dims, bool
     });
 }
 
+// Values of one head at one position as int8 with a float16 scale per 32: q[i * q_stride], scales[block *
+// scale_stride]. scale = max |x| / 127, rounded; q = round(x * 127 / max |x|).
+TANDEM_INLINE void quantize_head(const float* x, int head_dim, int8_t* q, int q_stride, uint16_t* scales,
+                                 int scale_stride) {
+    for (int block = 0; block < head_dim / 32; ++block, x += 32) {
+        const F32x16 low = load(x), high = load(x + kLanes);
+        const float largest = reduce_max(max(abs(low), abs(high)));
+        const F32x16 inverse = splat(largest > 0.0f ? 127.0f / largest : 0.0f);
+        int8_t values[32];
+        store_i8(values, round(low * inverse));
+        store_i8(values + kLanes, round(high * inverse));
+        for (int i = 0; i < 32; ++i) q[(block * 32 + i) * q_stride] = values[i];
+        uint16_t half[kLanes];
+        store_f16(half, splat(largest / 127.0f));
+        scales[block * scale_stride] = half[0];
+    }
+}
+
 inline void store_kv(KvType type, const float* k, const float* v, int head_dim, int slot, uint8_t* k_page,
                      uint8_t* v_page) {
     const int padded = (head_dim + kLanes - 1) / kLanes * kLanes;
+    if (type == KvType::kQ8_0) {
+        const int blocks = head_dim / 32;
+        quantize_head(k, head_dim, reinterpret_cast<int8_t*>(k_page) + slot, kPageSize,
+                      reinterpret_cast<uint16_t*>(k_page + head_dim * kPageSize) + slot, kPageSize);
+        quantize_head(v, head_dim, reinterpret_cast<int8_t*>(v_page) + slot * head_dim, 1,
+                      reinterpret_cast<uint16_t*>(v_page + head_dim * kPageSize) + slot * blocks, 1);
+        return;
+    }
     if (type == KvType::kF32) {
         auto* keys = reinterpret_cast<float*>(k_page);
         for (int d = 0; d < head_dim; ++d) keys[d * kPageSize + slot] = k[d];

@@ -12,7 +12,7 @@
 namespace tandem {
 
 enum class Activation : int { kSilu = 0, kGeluTanh = 1 };
-enum class KvType : int { kF32 = 0, kF16 = 1 };
+enum class KvType : int { kF32 = 0, kF16 = 1, kQ8_0 = 2 };
 
 // Rows of a product's right-hand side. Float weight types read `f32`; quantized ones read blocks of 32 int8
 // values q with x ~ scale * q, and `sum`, the integer sum of each block's q.

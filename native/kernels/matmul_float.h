@@ -1,5 +1,5 @@
-// Products of F32, F16 and BF16 weights on AVX2 and AVX-512: register tiles of weight vectors times activation rows over
-// runs of columns short enough that the weights stay in cache for all row tiles.
+// Products of F32, F16 and BF16 weights on AVX2 and AVX-512: register tiles of weight vectors times
+// activation rows over runs of columns short enough that the weights stay in cache for all row tiles.
 #pragma once
 
 #include "kernels/matmul_product.h"
@@ -24,10 +24,11 @@ TANDEM_INLINE Floats load_weights(const uint8_t* p) {
     return widen_bf16(p);
 }
 
-// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over `columns`
-// columns from `first` on.
+// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over
+// `columns` columns from `first` on.
 template <WeightType T, int kVectors, int kRows>
-inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first, int64_t columns) {
+inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first,
+                       int64_t columns) {
     constexpr int64_t kColumnBytes = kGroupRows * float_bytes(T);
     const OutTile out(p, vector, end, row);
     Floats acc[kVectors][kRows];
@@ -35,7 +36,8 @@ inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, i
     const uint8_t* w[kVectors];
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = smaller(vector + v, end - 1);  // a vector too many repeats the last one, and is not stored
+        const int64_t at =
+            smaller(vector + v, end - 1);  // a vector too many repeats the last one, and is not stored
         w[v] = vector_group(*p.w, at) + first * kColumnBytes + vector_lane(at) * float_bytes(T);
     }
     const int64_t stride = p.x->f32_stride;

@@ -1,7 +1,8 @@
-// Quantized products on AVX2 and AVX-512, by one family of register tiles: vectors of weight rows times activation rows,
-// all accumulators in registers for a run of blocks. Tiles read the packed weights themselves and widen them to bytes on
-// the way: that takes vector slots which the dots leave free. Few activation rows are one tile, which streams the weights
-// once; more are even tiles that share a run of columns while its weights are in the L1 cache.
+// Quantized products on AVX2 and AVX-512, by one family of register tiles: vectors of weight rows times
+// activation rows, all accumulators in registers for a run of blocks. Tiles read the packed weights
+// themselves and widen them to bytes on the way: that takes vector slots which the dots leave free. Few
+// activation rows are one tile, which streams the weights once; more are even tiles that share a run of
+// columns while its weights are in the L1 cache.
 #pragma once
 
 #include "kernels/matmul_product.h"
@@ -10,7 +11,8 @@
 
 namespace tandem::TANDEM_ISA {
 
-// Registers bound the product of both: a tile keeps a dot (Q6_K: two) and an accumulator for each vector and row.
+// Registers bound the product of both: a tile keeps a dot (Q6_K: two) and an accumulator for each vector and
+// row.
 #if defined(__AVX512F__)
 template <WeightType T>
 inline constexpr int kTileRows = T == WeightType::kQ6_K ? 4 : 6;
@@ -27,13 +29,16 @@ constexpr int tile_vectors(int rows) {
 }
 #endif
 
-inline constexpr int kRunBlocks = 32;      // columns / 32 of a run that several row tiles share
-inline constexpr int kScaleBlocks = 512;   // TileScales on the stack: 16 tiles of such a run, or one tile's long run
+inline constexpr int kRunBlocks = 32;  // columns / 32 of a run that several row tiles share
+inline constexpr int kScaleBlocks =
+    512;  // TileScales on the stack: 16 tiles of such a run, or one tile's long run
 inline constexpr int kTilesAtOnce = kScaleBlocks / kRunBlocks;
+inline constexpr int64_t kAhead = 4096;  // bytes that a single tile fetches ahead
 static_assert(kRunBlocks % kPanelBlocks == 0);
 
-// What a row tile takes from its activations for one block: where integer accumulators start (minus the zero point times
-// the sum of q), the scale dx, and a third value: dx * sum for types with a minimum, for Q6_K the start of the second dot.
+// What a row tile takes from its activations for one block: where integer accumulators start (minus the zero
+// point times the sum of q), the scale dx, and a third value: dx * sum for types with a minimum, for Q6_K the
+// start of the second dot.
 template <WeightType T>
 struct TileScales {
     static constexpr int kSlots = kTileRows<T> <= 4 ? 4 : 8;
@@ -121,20 +126,12 @@ struct PackedBlock {
         }
         return widen_f16(panel + 256 + 32 * b + 2 * lane);
     }
-    TANDEM_INLINE void prefetch() const {
-        // About one block's bytes, far enough ahead for the memory's latency.
-        constexpr int kAhead = 2048, kBytes = static_cast<int>(panel_bytes(T) / kPanelBlocks);
-        if (lane != 0) return;
-        const uint8_t* at = panel + b * kBytes + kAhead;
-        TANDEM_UNROLL
-        for (int i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
-    }
 };
 
 // Adds to `dots` one pair of quads.
-template <WeightType T, int j, int kVectors, int kRows, typename Weights>
-TANDEM_INLINE void add_pair(const Weights (&w)[kVectors], const int8_t* q, int64_t stride, Dot<T> (&dots)[kVectors][kRows],
-                            Dot<T> (&second_dots)[kVectors][kRows]) {
+template <WeightType T, int j, int kVectors, int kRows>
+TANDEM_INLINE void add_pair(const PackedBlock<T> (&w)[kVectors], const int8_t* q, int64_t stride,
+                            Dot<T> (&dots)[kVectors][kRows], Dot<T> (&second_dots)[kVectors][kRows]) {
     constexpr bool kSplit = T == WeightType::kQ6_K;
     constexpr int kLowStep = kSplit ? j : 2 * j, kHighStep = kSplit ? j : 2 * j + 1;
     Bytes low[kVectors], high[kVectors];
@@ -181,9 +178,9 @@ TANDEM_INLINE void add_block(const PackedBlock<T> (&w)[kVectors], const int8_t* 
         if constexpr (kSplit || has_minimum(T)) second = w[v].second();
         TANDEM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-            const Floats dx = all_floats(x.scale[r]), dot = dots[v][r].finish();
+            const Floats dx = all_floats(x.scale[r]), dot = dots[v][r].finish(x.start[r]);
             if constexpr (kSplit) {
-                const Floats t = multiply_add(second, second_dots[v][r].finish(), multiply(scale, dot));
+                const Floats t = multiply_add(second, second_dots[v][r].finish(x.second_start[r]), multiply(scale, dot));
                 acc[v][r] = multiply_add(dx, t, acc[v][r]);
             } else {
                 acc[v][r] = multiply_add(multiply(scale, dx), dot, acc[v][r]);
@@ -195,33 +192,54 @@ TANDEM_INLINE void add_block(const PackedBlock<T> (&w)[kVectors], const int8_t* 
     }
 }
 
-// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over `blocks`
-// blocks from `first_block` on (a multiple of a panel's).
+// What to fetch into the L2 cache while a tile works: for each block that it reads, a block of as many groups
+// from `at` on. Tiles that share their weights share this too: tile `share` of `shares` fetches every
+// `shares`-th block.
+struct Prefetch {
+    const uint8_t* at;
+    int64_t group_bytes;
+    int share, shares;
+
+    template <WeightType T, int kGroups>
+    TANDEM_INLINE void block(int b) const {
+        constexpr int kBytes = static_cast<int>(panel_bytes(T) / kPanelBlocks);
+        if (b % shares != share) return;
+        TANDEM_UNROLL
+        for (int g = 0; g < kGroups; ++g) {
+            TANDEM_UNROLL
+            for (int i = 0; i < kBytes; i += 64) {
+                _mm_prefetch(reinterpret_cast<const char*>(at + g * group_bytes + b * kBytes + i),
+                             _MM_HINT_T1);
+            }
+        }
+    }
+};
+
+// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over
+// `blocks` blocks from `first_block` on (a multiple of a panel's).
 template <WeightType T, int kVectors, int kRows>
-inline void quantized_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first_block, int blocks,
-                           const TileScales<T>* x) {
+inline void quantized_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first_block,
+                           int blocks, const TileScales<T>* x, const Prefetch& ahead) {
     const OutTile out(p, vector, end, row);
     Floats acc[kVectors][kRows];
     out.start(first_block > 0, acc);
     PackedBlock<T> w[kVectors];
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = smaller(vector + v, end - 1);  // a vector too many repeats the last one, and is not stored
+        // A vector too many repeats the last one, and is not stored.
+        const int64_t at = smaller(vector + v, end - 1);
         w[v] = {vector_group(*p.w, at) + first_block / kPanelBlocks * panel_bytes(T), vector_lane(at), 0};
     }
     const int64_t stride = p.x->columns;
     const int8_t* q = p.x->q + row * stride + first_block * kBlockColumns;
-    while (blocks > 0) {
-        const int n = static_cast<int>(smaller(kPanelBlocks, blocks));
+    for (int done = 0; done < blocks; done += kPanelBlocks) {
+        const int n = static_cast<int>(smaller(kPanelBlocks, blocks - done));
         for (int b = 0; b < n; ++b, ++x, q += kBlockColumns) {
+            ahead.block<T, (kVectors + kGroupVectors - 1) / kGroupVectors>(done + b);
             TANDEM_UNROLL
-            for (int v = 0; v < kVectors; ++v) {
-                w[v].b = b;
-                w[v].prefetch();
-            }
+            for (int v = 0; v < kVectors; ++v) w[v].b = b;
             add_block<T>(w, q, stride, *x, acc);
         }
-        blocks -= n;
         TANDEM_UNROLL
         for (int v = 0; v < kVectors; ++v) w[v].panel += panel_bytes(T);
     }
@@ -234,6 +252,9 @@ inline void multiply_quantized(const Product& p) {
     const int64_t all = p.x->columns / kBlockColumns, end = p.group_end * kGroupVectors;
     const EvenTiles tiles(p.rows, kMost);
     TileScales<T> scales[kScaleBlocks];
+    const auto run_start = [&](int64_t v, int64_t block) {
+        return vector_group(*p.w, v) + block / kPanelBlocks * panel_bytes(T);
+    };
     for (int batch = 0; batch < tiles.count; batch += kTilesAtOnce) {
         const int batch_end = static_cast<int>(smaller(batch + kTilesAtOnce, tiles.count));
         const int run = tiles.count == 1 ? kScaleBlocks : kRunBlocks;
@@ -245,12 +266,19 @@ inline void multiply_quantized(const Product& p) {
             // Tiles differ by one row at most, but that may change how many vectors they take at a time.
             const int step = tile_vectors<T>(p.rows / tiles.count);
             for (int64_t v = p.group_begin * kGroupVectors; v < end; v += step) {
+                // A single tile fetches along its own groups; several, the run of the vectors after theirs.
+                const uint8_t* next = run_start(v, first) + kAhead;
+                if (tiles.count > 1) {
+                    next = v + step < end ? run_start(v + step, first)
+                                          : run_start(p.group_begin * kGroupVectors, first + run);
+                }
                 for (int t = batch; t < batch_end; ++t) {
+                    const Prefetch ahead{next, p.w->group_bytes, t - batch, batch_end - batch};
                     with_constant<kMost>(tiles.rows(t), [&](auto rows) {
                         constexpr int kVectors = tile_vectors<T>(rows());
                         for (int64_t u = v; u < smaller(v + step, end); u += kVectors) {
                             quantized_tile<T, kVectors, rows()>(p, u, end, tiles.begin(t), first, n,
-                                                                scales + (t - batch) * run);
+                                                                scales + (t - batch) * run, ahead);
                         }
                     });
                 }

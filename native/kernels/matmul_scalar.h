@@ -13,11 +13,13 @@ inline void add_block(const RowBlock* w, const int8_t* q, float dx, int32_t sum,
         int32_t dot[2] = {0, 0};
         for (int c = 0; c < kBlockColumns; ++c) dot[c / 16] += w[i].q[c] * q[c];
         if constexpr (T == WeightType::kQ6_K) {
-            const float t = std::fma(w[i].scale[1], static_cast<float>(dot[1]), w[i].scale[0] * static_cast<float>(dot[0]));
+            const float t = std::fma(w[i].scale[1], static_cast<float>(dot[1]),
+                                     w[i].scale[0] * static_cast<float>(dot[0]));
             acc[i] = std::fma(dx, t, acc[i]);
         } else {
             acc[i] = std::fma(w[i].scale[0] * dx, static_cast<float>(dot[0] + dot[1]), acc[i]);
-            if constexpr (has_minimum(T)) acc[i] = std::fma(w[i].minimum, dx * static_cast<float>(sum), acc[i]);
+            if constexpr (has_minimum(T))
+                acc[i] = std::fma(w[i].minimum, dx * static_cast<float>(sum), acc[i]);
         }
     }
 }
@@ -38,7 +40,7 @@ inline void multiply_quantized(const Product& p) {
             float acc[kRows][kGroupRows] = {};
             for (int64_t b = 0; b < blocks; ++b) {
                 RowBlock w[kGroupRows];
-                for (int i = 0; i < kGroupRows; ++i) w[i] = read_block(*p.w, g, i, b);
+                for (int i = 0; i < kGroupRows; ++i) w[i] = read_block<T>(*p.w, g, i, b);
                 for (int r = 0; r < rows; ++r) {
                     const int64_t at = (first + r) * blocks + b;
                     add_block<T>(w, p.x->q + at * kBlockColumns, p.x->scale[at], p.x->sum[at], acc[r]);

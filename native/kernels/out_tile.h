@@ -22,7 +22,8 @@ TANDEM_INLINE void with_constant(int value, F f) {
     }
 }
 
-// `all` rows as the fewest tiles of at most `most` rows, even to within one: no tile is left with a single row.
+// `all` rows as the fewest tiles of at most `most` rows, even to within one: no tile is left with a single
+// row.
 struct EvenTiles {
     int all, count;
     EvenTiles(int rows, int most) : all(rows), count((rows + most - 1) / most) {}
@@ -68,7 +69,8 @@ struct OutTile {
                     acc[v][r] = load_floats(first + r * stride + v * kVectorRows);
                 } else {
                     float lanes[kVectorRows] = {};
-                    if (n > 0) std::memcpy(lanes, first + r * stride + v * kVectorRows, static_cast<size_t>(n) * 4);
+                    if (n > 0)
+                        std::memcpy(lanes, first + r * stride + v * kVectorRows, static_cast<size_t>(n) * 4);
                     acc[v][r] = load_floats(lanes);
                 }
             }

@@ -66,6 +66,9 @@ TANDEM_INLINE F32x16 load_bf16(const uint16_t* p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
+TANDEM_INLINE F32x16 load_i8(const int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
 // Lanes as int8, from values already integral and in range.
 TANDEM_INLINE void store_i8(int8_t* p, F32x16 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
@@ -138,6 +141,11 @@ TANDEM_INLINE F32x16 load_bf16(const uint16_t* p) {
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16)),
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16)),
     };
+}
+TANDEM_INLINE F32x16 load_i8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 TANDEM_INLINE void store_i8(int8_t* p, F32x16 a) {
     const __m256i words = _mm256_permute4x64_epi64(
@@ -251,11 +259,22 @@ TANDEM_INLINE F32x16 load_bf16(const uint16_t* p) {
         return r;
     });
 }
+TANDEM_INLINE F32x16 load_i8(const int8_t* p) {
+    return each_lane([&](int i) { return static_cast<float>(p[i]); });
+}
 TANDEM_INLINE void store_i8(int8_t* p, F32x16 a) {
     for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
 
 #endif
+
+TANDEM_INLINE float f16_value(uint16_t h) {
+#if defined(__AVX2__)
+    return _cvtsh_ss(h);
+#else
+    return f16_to_f32(h);
+#endif
+}
 
 // Lanes i and i+8, then +4, +2, +1: one tree everywhere.
 TANDEM_INLINE float reduce_add(F32x16 a) {

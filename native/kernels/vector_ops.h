@@ -1,5 +1,5 @@
-// The native vectors of the product kernels: 16 output rows a vector on AVX-512 (VNNI), 8 on AVX2. A group of 16 rows
-// is kGroupVectors of them.
+// The native vectors of the product kernels: 16 output rows a vector on AVX-512 (VNNI), 8 on AVX2. A group of
+// 16 rows is kGroupVectors of them.
 #pragma once
 
 #include "kernels/packed_matrix.h"
@@ -18,8 +18,11 @@ TANDEM_INLINE void store_bytes(uint8_t* p, Bytes a) { _mm512_store_si512(p, a); 
 TANDEM_INLINE Bytes all_bytes(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
 TANDEM_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
 // a | (b & mask)
-TANDEM_INLINE Bytes or_masked(Bytes a, Bytes b, Bytes mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xf8); }
-// Shifts whole 16-bit pairs: bits that cross into a neighbouring byte are for the caller to mask. Negative: right.
+TANDEM_INLINE Bytes or_masked(Bytes a, Bytes b, Bytes mask) {
+    return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
+}
+// Shifts whole 16-bit pairs: bits that cross into a neighbouring byte are for the caller to mask. Negative:
+// right.
 template <int kLeft>
 TANDEM_INLINE Bytes shift_pairs(Bytes a) {
     if constexpr (kLeft > 0) return _mm512_slli_epi16(a, kLeft);
@@ -52,7 +55,8 @@ TANDEM_INLINE Floats widen_i8(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
-// The running int32 dots of 16 rows; `add` takes the weights of one quad and the broadcast activation quad.
+// The running int32 dots of 16 rows. `first` is what they count from; `add` takes the weights of one quad and the
+// broadcast activation quad, in steps counted from 0.
 template <WeightType T>
 struct Dot {
     static constexpr int kZeroPoint = zero_point(T);
@@ -62,7 +66,7 @@ struct Dot {
     TANDEM_INLINE void add(Bytes w, Bytes x) {
         sum = _mm512_dpbusd_epi32(sum, w, x);
     }
-    TANDEM_INLINE Floats finish() const { return _mm512_cvtepi32_ps(sum); }
+    TANDEM_INLINE Floats finish(int32_t) const { return _mm512_cvtepi32_ps(sum); }
 };
 
 template <WeightType T>
@@ -76,7 +80,9 @@ using Bytes = __m256i;
 using Floats = __m256;
 inline constexpr int kVectorRows = 8;
 
-TANDEM_INLINE Bytes load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+TANDEM_INLINE Bytes load_bytes(const uint8_t* p) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
 TANDEM_INLINE void store_bytes(uint8_t* p, Bytes a) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), a); }
 TANDEM_INLINE Bytes all_bytes(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
 TANDEM_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
@@ -115,6 +121,12 @@ TANDEM_INLINE Floats widen_i8(const uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
+// Keeps a sum as it is: GCC would rebalance the chain of additions into a tree and run out of registers.
+TANDEM_INLINE __m256i in_order(__m256i a) {
+    __asm__("" : "+x"(a));
+    return a;
+}
+
 // Products of unsigned and signed bytes come as saturating int16 pairs. Weights of n bits leave room for several pairs
 // in int16 before they must be widened: 16 * 15 * 127, 8 * 31 * 127 and 4 * 63 * 127 are all below 2^15. Unsigned 8-bit
 // weights would overflow, so those are taken signed, as |w| and sign(w) x, which is at most 2 * 128 * 127.
@@ -123,7 +135,7 @@ struct Dot {
     static constexpr int kZeroPoint = quant_bits(T) == 8 ? 0 : zero_point(T);
     static constexpr int kRoom = quant_bits(T) == 4 ? 8 : quant_bits(T) == 5 ? 4 : quant_bits(T) == 6 ? 2 : 1;
     __m256i sum, pairs;
-    TANDEM_INLINE void start(int32_t first) { sum = _mm256_set1_epi32(first); }
+    TANDEM_INLINE void start(int32_t) {}
     template <int kStep>
     TANDEM_INLINE void add(Bytes w, Bytes x) {
         __m256i products;
@@ -132,16 +144,16 @@ struct Dot {
         } else {
             products = _mm256_maddubs_epi16(w, x);
         }
-        pairs = kStep % kRoom == 0 ? products : _mm256_add_epi16(pairs, products);
-        if constexpr (kStep % kRoom == kRoom - 1 || kStep == kLastStep) {
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        pairs = kStep % kRoom == 0 ? products : in_order(_mm256_add_epi16(pairs, products));
+        if constexpr (kStep % kRoom == kRoom - 1) {
+            const __m256i wide = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            sum = kStep == kRoom - 1 ? wide : in_order(_mm256_add_epi32(sum, wide));
         }
     }
-    TANDEM_INLINE Floats finish() const { return _mm256_cvtepi32_ps(sum); }
-
-   private:
-    // A Q6_K dot covers 4 quads, the others 8.
-    static constexpr int kLastStep = T == WeightType::kQ6_K ? 3 : 7;
+    TANDEM_INLINE Floats finish(int32_t first) const {
+        if constexpr (kZeroPoint == 0) return _mm256_cvtepi32_ps(sum);
+        return _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(first)));
+    }
 };
 
 template <WeightType T>

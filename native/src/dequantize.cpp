@@ -40,6 +40,18 @@ void dequantize_blocks(const uint8_t* p, int64_t columns, float* out) {
     }
 }
 
+template <WeightType T>
+void unpack_blocks(const PackedMatrix& matrix, int64_t row, float* out) {
+    for (int64_t b = 0; b < matrix.columns / kBlockColumns; ++b, out += kBlockColumns) {
+        const auto block =
+            portable::read_block<T>(matrix, row / kGroupRows, static_cast<int>(row % kGroupRows), b);
+        for (int c = 0; c < kBlockColumns; ++c) {
+            const float value = block.scale[c / 16] * static_cast<float>(block.q[c]);
+            out[c] = has_minimum(T) ? value + block.minimum : value;
+        }
+    }
+}
+
 }  // namespace
 
 void dequantize_row(WeightType type, const uint8_t* source, int64_t columns, float* out) {
@@ -77,18 +89,31 @@ void dequantize_row(WeightType type, const uint8_t* source, int64_t columns, flo
 }
 
 void packed_row(const PackedMatrix& matrix, int64_t row, float* out) {
-    const int64_t group = row / kGroupRows;
-    const int lane = static_cast<int>(row % kGroupRows);
-    if (!is_quantized(matrix.type)) {
-        for (int64_t c = 0; c < matrix.columns; ++c) out[c] = portable::read_float(matrix, group, lane, c);
-        return;
-    }
-    for (int64_t b = 0; b < matrix.columns / kBlockColumns; ++b, out += kBlockColumns) {
-        const portable::RowBlock block = portable::read_block(matrix, group, lane, b);
-        for (int c = 0; c < kBlockColumns; ++c) {
-            const float value = block.scale[c / 16] * static_cast<float>(block.q[c]);
-            out[c] = has_minimum(matrix.type) ? value + block.minimum : value;
-        }
+    switch (matrix.type) {
+        case WeightType::kF32:
+        case WeightType::kF16:
+        case WeightType::kBF16:
+            for (int64_t c = 0; c < matrix.columns; ++c) {
+                out[c] =
+                    portable::read_float(matrix, row / kGroupRows, static_cast<int>(row % kGroupRows), c);
+            }
+            return;
+        case WeightType::kQ4_0:
+            return unpack_blocks<WeightType::kQ4_0>(matrix, row, out);
+        case WeightType::kQ4_1:
+            return unpack_blocks<WeightType::kQ4_1>(matrix, row, out);
+        case WeightType::kQ5_0:
+            return unpack_blocks<WeightType::kQ5_0>(matrix, row, out);
+        case WeightType::kQ5_1:
+            return unpack_blocks<WeightType::kQ5_1>(matrix, row, out);
+        case WeightType::kQ8_0:
+            return unpack_blocks<WeightType::kQ8_0>(matrix, row, out);
+        case WeightType::kQ4_K:
+            return unpack_blocks<WeightType::kQ4_K>(matrix, row, out);
+        case WeightType::kQ5_K:
+            return unpack_blocks<WeightType::kQ5_K>(matrix, row, out);
+        case WeightType::kQ6_K:
+            return unpack_blocks<WeightType::kQ6_K>(matrix, row, out);
     }
 }
 

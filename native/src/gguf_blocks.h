@@ -47,9 +47,16 @@ inline void read_quants(const uint8_t* p, int j, uint8_t* q) {
             q[16 + c] = low[c] >> 4;
         }
         if constexpr (quant_bits(T) == 5) {
-            uint32_t high;
-            std::memcpy(&high, p + kScales, sizeof high);
-            for (int c = 0; c < 32; ++c) q[c] |= static_cast<uint8_t>(((high >> c) & 1) << 4);
+            for (int byte = 0; byte < 4; ++byte) {
+                // Eight bits to eight bytes: each byte keeps its own bit, then 16 where that is set.
+                constexpr uint64_t kEach = 0x0101010101010101, kOwnBit = 0x8040201008040201;
+                const uint64_t bits = (p[kScales + byte] * kEach) & kOwnBit;
+                const uint64_t fifth = ((bits + 0x7f * kEach) >> 3) & (0x10 * kEach);
+                uint64_t low_bits;
+                std::memcpy(&low_bits, q + 8 * byte, sizeof low_bits);
+                low_bits |= fifth;
+                std::memcpy(q + 8 * byte, &low_bits, sizeof low_bits);
+            }
         }
     }
 }

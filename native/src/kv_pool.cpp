@@ -9,10 +9,24 @@ namespace tandem {
 
 namespace {
 
-int64_t element_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
-int64_t padded(int head_dim) { return (head_dim + 15) / 16 * 16; }
+int64_t bytes_of_keys(int head_dim, KvType type) {
+    switch (type) {
+        case KvType::kF32:
+            return int64_t{head_dim} * kPageSize * 4;
+        case KvType::kF16:
+            return int64_t{head_dim} * kPageSize * 2;
+        case KvType::kQ8_0:
+            if (head_dim % 32 != 0) {
+                throw std::invalid_argument("8-bit KV needs a head size that is a multiple of 32, not " +
+                                            std::to_string(head_dim));
+            }
+            return int64_t{head_dim / 32} * kPageSize * (32 + 2);
+    }
+    throw std::invalid_argument("unknown KV type");
+}
+
 int64_t bytes_per_head(int head_dim, KvType type) {
-    return (head_dim + padded(head_dim)) * kPageSize * element_bytes(type);
+    return bytes_of_keys(head_dim, type) + bytes_of_keys((head_dim + 15) / 16 * 16, type);
 }
 
 }  // namespace
@@ -28,7 +42,7 @@ KvPool::KvPool(int group, std::vector<int> layers, int kv_heads, int head_dim, K
       head_dim_(head_dim),
       pages_(pages),
       type_(type),
-      key_bytes_(int64_t{head_dim} * kPageSize * element_bytes(type)),
+      key_bytes_(bytes_of_keys(head_dim, type)),
       head_bytes_(bytes_per_head(head_dim, type)),
       layer_bytes_(pages * kv_heads * head_bytes_),
       memory_(static_cast<size_t>(layers_.size()) * layer_bytes_) {}

@@ -1,7 +1,9 @@
 // The bytes of one KV group: pages of 16 positions for every layer and KV head of the group.
 //
 // [layer][page][kv head] { K [head_dim][16], V [16][head_dim padded to 16] }. Keys are transposed so that a
-// vector holds one dimension of 16 positions: scores need no horizontal sums.
+// vector holds one dimension of 16 positions: scores need no horizontal sums. Q8_0 keeps int8 values with a
+// float16 scale for each position and 32 dimensions: K [head_dim][16], its scales [head_dim / 32][16], V
+// [16][head_dim], its scales [16][head_dim / 32].
 #pragma once
 
 #include <cstdint>

@@ -148,7 +148,8 @@ int64_t source_bytes(WeightType type, int64_t rows, int64_t columns) {
     const std::string shape = std::to_string(rows) + " x " + std::to_string(columns);
     if (rows < 1 || columns < 1) throw std::invalid_argument("a " + shape + " matrix is empty");
     if (columns % unit.columns != 0) {
-        throw std::invalid_argument("a " + shape + " matrix of GGUF type " + std::to_string(static_cast<int>(type)) +
+        throw std::invalid_argument("a " + shape + " matrix of GGUF type " +
+                                    std::to_string(static_cast<int>(type)) +
                                     " needs columns that are a multiple of " + std::to_string(unit.columns));
     }
     int64_t bytes;

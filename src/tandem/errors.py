@@ -25,3 +25,7 @@ class RequestError(TandemError):
 
 class DeviceError(TandemError):
     """A device is missing, refuses its work or was lost."""
+
+
+class BenchError(TandemError):
+    """A benchmark cannot run as asked: a trace that cannot be read, sizes that do not fit together, no matplotlib."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from devices.runner import Runner
-from models.cases import CASES, Case
+from models.cases import CASES, Case, config
 from models.tiny import weights, write_hf
 
 from tandem import _native
@@ -17,6 +17,7 @@ from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.ref import RefDevice
+from tandem.devices.spec import KVDtype
 from tandem.errors import DeviceError
 from tandem.models.load import block_weights
 from tandem.models.open import model_spec
@@ -25,11 +26,7 @@ from tandem.weights.checkpoint import Checkpoint
 from tandem.weights.open import open_checkpoint
 
 GGUF = Path(__file__).parents[2] / "src" / "tandem" / "data" / "tandem-stories-22m.gguf"
-SHAPES = [
-    case
-    for case in CASES
-    if case.name in ("gemma3-layer-ropes", "qwen3-biases-layer-types", "mistral-window")
-]
+SHAPES = [case for case in CASES if case.name in ("gemma3-layer-ropes", "qwen3-biases-layer-types", "mistral-window")]
 
 
 def supported_isas() -> list[str]:
@@ -80,13 +77,14 @@ def prompts_for(spec: ModelSpec, *lengths: int) -> list[list[int]]:
     return [generator.integers(0, spec.vocab, length).tolist() for length in lengths]
 
 
-def test_instruction_sets_give_the_same_bits(stories: tuple[ModelSpec, Checkpoint]) -> None:
+@pytest.mark.parametrize("kv_dtype", ["f16", "q8_0"])
+def test_instruction_sets_give_the_same_bits(stories: tuple[ModelSpec, Checkpoint], kv_dtype: KVDtype) -> None:
     spec, checkpoint = stories
     prompts = prompts_for(spec, 21, 3)
     results = []
     for isa in supported_isas():
         device = CpuDevice(isa=isa)
-        runner = Runner(spec, checkpoint, whole(spec, device), kv_dtype="f16")
+        runner = Runner(spec, checkpoint, whole(spec, device), kv_dtype=kv_dtype)
         results.append(np.concatenate(runner.forward(prompts, chunk=9, decode=2)))
         device.close()
     for one, other in pairwise(results):
@@ -112,15 +110,29 @@ def test_a_sequence_does_not_depend_on_its_batch_chunks_pages_or_threads(
         device.close()
 
 
-@pytest.mark.parametrize("case", SHAPES, ids=lambda case: case.name)
-def test_half_precision_kv_stays_close_to_float32_kv(case: Case, tmp_path: Path, cpu: CpuDevice) -> None:
+WIDE_HEADS = Case(
+    "gemma3-wide-heads",
+    config(
+        "gemma3_text", head_dim=64, query_pre_attn_scalar=64, sliding_window=8, rope_theta=1e6, rope_local_base_freq=1e4
+    ),
+    seed=120,
+)
+
+
+@pytest.mark.parametrize(("kv_dtype", "bound"), [("f16", 2e-3), ("q8_0", 1e-2)])
+def test_compact_kv_stays_close_to_float32_kv(kv_dtype: KVDtype, bound: float, tmp_path: Path, cpu: CpuDevice) -> None:
     """With float32 weights, so that nothing but the rounding of keys and values differs."""
-    spec, checkpoint = tiny(case, tmp_path)
-    full, half = (
-        Runner(spec, checkpoint, whole(spec, cpu), kv_dtype=dtype).forward(case.prompts)[0]
-        for dtype in ("f32", "f16")
+    spec, checkpoint = tiny(WIDE_HEADS, tmp_path)
+    full, compact = (
+        Runner(spec, checkpoint, whole(spec, cpu), kv_dtype=dtype).forward(WIDE_HEADS.prompts, chunk=7, decode=2)[0]
+        for dtype in ("f32", kv_dtype)
     )
-    assert 0 < relative_error(half, full) < 2e-3
+    assert 0 < relative_error(compact, full) < bound
+
+
+def test_8_bit_kv_needs_heads_of_whole_blocks(cpu: CpuDevice) -> None:
+    with pytest.raises(DeviceError, match="multiple of 32, not 48"):
+        cpu.allocate_kv(KVGroupSpec(0, (0,), kv_heads=1, head_dim=48, window=None, dtype="q8_0"), pages=1)
 
 
 def test_quantized_error_against_the_dequantized_reference(
@@ -135,9 +147,7 @@ def test_quantized_error_against_the_dequantized_reference(
 
 
 @pytest.mark.parametrize("case", SHAPES, ids=lambda case: case.name)
-def test_mixed_placement_agrees_with_the_reference(
-    case: Case, tmp_path: Path, cpu: CpuDevice, ref: RefDevice
-) -> None:
+def test_mixed_placement_agrees_with_the_reference(case: Case, tmp_path: Path, cpu: CpuDevice, ref: RefDevice) -> None:
     """Attention on one device, FFN on the other, embed and head on either: every block is handed over."""
     spec, checkpoint = tiny(case, tmp_path)
     expected = Runner(spec, checkpoint, whole(spec, ref)).forward(case.prompts)
@@ -177,9 +187,7 @@ def test_an_unknown_page_is_refused(stories: tuple[ModelSpec, Checkpoint], cpu: 
     spec, checkpoint = stories
     attention = spec.attention[0]
     block = cpu.load(spec.blocks[1], block_weights(checkpoint, spec, 1))
-    pool = cpu.allocate_kv(
-        KVGroupSpec(0, (0,), attention.kv_heads, attention.head_dim, attention.window), pages=2
-    )
+    pool = cpu.allocate_kv(KVGroupSpec(0, (0,), attention.kv_heads, attention.head_dim, attention.window), pages=2)
     zeros = np.zeros((4, spec.hidden), np.float32)
     buffers = StepBuffers(zeros, np.zeros((1, 1), np.float32), np.zeros((0, 4, spec.hidden), np.float32))
     program = cpu.link([block], rows=4, buffers=buffers, kv=[pool])
@@ -195,16 +203,15 @@ def test_an_unknown_page_is_refused(stories: tuple[ModelSpec, Checkpoint], cpu: 
 
 
 def test_kv_pages_are_planned_exactly_and_copied(cpu: CpuDevice) -> None:
-    group = KVGroupSpec(0, (0, 3), kv_heads=2, head_dim=64, window=None)
-    pool = cpu.allocate_kv(group, pages=5)
-    assert pool.bytes == 5 * group.page_bytes
+    for dtype in ("f32", "f16", "q8_0"):
+        group = KVGroupSpec(0, (0, 3), kv_heads=2, head_dim=64, window=None, dtype=dtype)
+        pool = cpu.allocate_kv(group, pages=5)
+        assert pool.bytes == 5 * group.page_bytes
     with pytest.raises(ValueError, match="pages 0 to 4"):
         pool.native.copy_page(0, 5)
 
 
-def test_weights_and_workspace_are_planned_exactly(
-    stories: tuple[ModelSpec, Checkpoint], cpu: CpuDevice
-) -> None:
+def test_weights_and_workspace_are_planned_exactly(stories: tuple[ModelSpec, Checkpoint], cpu: CpuDevice) -> None:
     spec, checkpoint = stories
     given = [block_weights(checkpoint, spec, index) for index in range(len(spec.blocks))]
     blocks = [cpu.load(block, weights) for block, weights in zip(spec.blocks, given, strict=True)]
@@ -212,9 +219,7 @@ def test_weights_and_workspace_are_planned_exactly(
     resident = sum(block.bytes for block in blocks) - blocks[0].bytes
     assert cpu.plan_weights([(b, w, None) for b, w in zip(spec.blocks, given, strict=True)]) == resident
     pools = [
-        cpu.allocate_kv(
-            KVGroupSpec(layer.layer, (layer.layer,), layer.kv_heads, layer.head_dim, layer.window), 4
-        )
+        cpu.allocate_kv(KVGroupSpec(layer.layer, (layer.layer,), layer.kv_heads, layer.head_dim, layer.window), 4)
         for layer in spec.attention
     ]
     buffers = StepBuffers(

@@ -1,4 +1,4 @@
-"""Mean negative log-likelihood of the held-out tales under the story model, by transformers in float32 from the bf16 weights.
+"""Mean negative log-likelihood of the held-out tales under the story model: transformers, float32, from bf16 weights.
 
     python tests/golden/make_perplexity_golden.py ../shared/models/tandem-stories-22m
 

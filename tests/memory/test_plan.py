@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from paths import SHARED
 
+from paths import SHARED
 from tandem.devices.base import DeviceInfo, MemorySpace
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec

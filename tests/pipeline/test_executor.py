@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paths import SHARED
 
+from paths import SHARED
 from tandem.devices.batch import Batch
 from tandem.errors import DeviceError
 from tandem.memory.plan import Limits, Planner

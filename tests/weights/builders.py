@@ -8,11 +8,14 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from tandem.weights.tensor import TensorType
+from tandem.weights.gguf_writer import write_gguf
+from tandem.weights.quantize import quantize
+from tandem.weights.tensor import Tensor, TensorType
 
 MIB = 1 << 20
 Result = TypeVar("Result")
@@ -130,3 +133,50 @@ def bounded_memory(file_size: int) -> Iterator[None]:
 def read_bounded(read: Callable[[], Result], file_size: int, seconds: float = 10) -> Result:
     with time_limit(seconds), bounded_memory(file_size):
         return read()
+
+
+def f32(name: str, *shape: int) -> Tensor:
+    return quantize(name, np.random.default_rng(len(name)).standard_normal(shape, np.float32), TensorType.F32)
+
+
+def split_model(folder: Path, *, count: int = 3, announced: int | None = 4) -> list[Path]:
+    """A model of four tensors in parts, as llama-gguf-split writes them; metadata is in the first."""
+    tensors = [f32("a", 4), f32("b", 2, 3), f32("c", 8), f32("d", 1, 2)]
+    paths = []
+    for number in range(count):
+        path = folder / f"model-{number + 1:05}-of-{count:05}.gguf"
+        metadata = {"split.no": np.uint16(number), "split.count": np.uint16(count)}
+        if announced is not None:
+            metadata["split.tensors.count"] = np.int32(announced)
+        if number == 0:
+            metadata["general.name"] = "in parts"
+        write_gguf(path, metadata, tensors[number:] if number == count - 1 else tensors[number : number + 1])
+        paths.append(path)
+    return paths
+
+
+def weights_file(names: list[str], metadata: dict[str, str] | None = None, dtype: str = "F32") -> bytes:
+    """A safetensors file in which tensor number n holds the one value n."""
+    size = {"F32": 4, "I64": 8}[dtype]
+    header = {name: entry(dtype, [1], size * n, size * (n + 1)) for n, name in enumerate(names)}
+    data = np.arange(len(names), dtype={"F32": np.float32, "I64": np.int64}[dtype]).tobytes()
+    return safetensors({**({"__metadata__": metadata} if metadata else {}), **header}, data)
+
+
+def model_folder(path: Path, files: dict[str, object]) -> Path:
+    """Writes files, as bytes or JSON, beside a small config.json; None leaves one out."""
+    for name, content in {"config.json": {"model_type": "llama"}, **files}.items():
+        if content is None:
+            continue
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (path / name).write_bytes(data)
+    return path
+
+
+def index_file(weight_map: object) -> dict[str, object]:
+    return {"metadata": {"total_size": 8}, "weight_map": weight_map}
+
+
+SHARD_A, SHARD_B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARDS = {SHARD_A: weights_file(["a"]), SHARD_B: weights_file(["b"]), INDEX: index_file({"a": SHARD_A, "b": SHARD_B})}

@@ -15,17 +15,12 @@ from tandem.errors import ModelFileError
 from tandem.weights.dequantize import dequantize
 from tandem.weights.gguf import read_gguf
 from tandem.weights.gguf_writer import write_gguf
-from tandem.weights.quantize import quantize
 from tandem.weights.tensor import Tensor, TensorType
-from weights.builders import array, pair, random_blocks, read_bounded, tensor_info
+from weights.builders import array, f32, pair, random_blocks, read_bounded, split_model, tensor_info
 from weights.builders import gguf as build
 
 STORIES = SHARED / "data/models/TinyStories-656K/TinyStories-656K-Q8_0.gguf"
 VOCABULARIES = SHARED / "data/vocab"
-
-
-def f32(name: str, *shape: int) -> Tensor:
-    return quantize(name, np.random.default_rng(len(name)).standard_normal(shape, np.float32), TensorType.F32)
 
 
 def same_tensors(ours: dict[str, Tensor], theirs: gguf.GGUFReader) -> None:
@@ -207,25 +202,9 @@ def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
     assert np.isfinite(dequantize(tensor)).all()  # mapped until the last view is gone
 
 
-def split(folder: Path, *, count: int = 3, announced: int | None = 4) -> list[Path]:
-    """A model of four tensors in parts, as llama-gguf-split writes them; metadata is in the first."""
-    tensors = [f32("a", 4), f32("b", 2, 3), f32("c", 8), f32("d", 1, 2)]
-    paths = []
-    for number in range(count):
-        path = folder / f"model-{number + 1:05}-of-{count:05}.gguf"
-        metadata = {"split.no": np.uint16(number), "split.count": np.uint16(count)}
-        if announced is not None:
-            metadata["split.tensors.count"] = np.int32(announced)
-        if number == 0:
-            metadata["general.name"] = "in parts"
-        write_gguf(path, metadata, tensors[number:] if number == count - 1 else tensors[number : number + 1])
-        paths.append(path)
-    return paths
-
-
 @pytest.mark.parametrize("opened", [0, 1, 2])
 def test_any_part_opens_the_whole_model(tmp_path: Path, opened: int) -> None:
-    paths = split(tmp_path)
+    paths = split_model(tmp_path)
     checkpoint = read_gguf(paths[opened])
     assert list(checkpoint.tensors) == ["a", "b", "c", "d"]
     assert checkpoint.metadata["general.name"] == "in parts"
@@ -233,24 +212,24 @@ def test_any_part_opens_the_whole_model(tmp_path: Path, opened: int) -> None:
 
 
 def test_a_split_model_without_a_tensor_count_opens(tmp_path: Path) -> None:
-    assert len(read_gguf(split(tmp_path, announced=None)[0]).tensors) == 4
+    assert len(read_gguf(split_model(tmp_path, announced=None)[0]).tensors) == 4
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
-    paths = split(tmp_path)
+    paths = split_model(tmp_path)
     paths[1].unlink()
     with pytest.raises(ModelFileError, match=r"one of 3 parts and model-00002-of-00003\.gguf is missing beside it"):
         read_gguf(paths[0])
 
 
 def test_a_renamed_part_is_explained(tmp_path: Path) -> None:
-    path = split(tmp_path)[0].rename(tmp_path / "model.gguf")
+    path = split_model(tmp_path)[0].rename(tmp_path / "model.gguf")
     with pytest.raises(ModelFileError, match=r"one of 3 parts .* does not end in -00001-of-00003\.gguf"):
         read_gguf(path)
 
 
 def test_swapped_parts_are_noticed(tmp_path: Path) -> None:
-    paths = split(tmp_path)
+    paths = split_model(tmp_path)
     paths[1].rename(tmp_path / "other")
     shutil.copy(paths[2], paths[1])
     with pytest.raises(ModelFileError, match=r"model-00002-of-00003\.gguf says that it is part 3 of 3"):
@@ -258,7 +237,7 @@ def test_swapped_parts_are_noticed(tmp_path: Path) -> None:
 
 
 def test_a_part_of_another_model_is_noticed(tmp_path: Path) -> None:
-    paths = split(tmp_path)
+    paths = split_model(tmp_path)
     write_gguf(paths[2], {"split.no": 2, "split.count": 3}, [f32("a", 4)])
     with pytest.raises(ModelFileError, match=r"model-00003-of-00003\.gguf: tensor 'a' is also in an earlier part"):
         read_gguf(paths[0])

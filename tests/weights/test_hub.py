@@ -13,8 +13,8 @@ import pytest
 from paths import REPO, SHARED
 from tandem.errors import ModelFileError
 from tandem.weights.selection import choose_from_repository
+from weights.builders import split_model
 from weights.hub_stub import HubStub
-from weights.test_gguf import split
 
 TINY = SHARED / "data/models/TinyStories-656K"
 STORIES = SHARED / "models/tandem-stories-22m"
@@ -106,7 +106,7 @@ def test_a_sharded_model_is_downloaded_with_all_its_shards(start_hub: StartHub) 
 
 
 def test_gguf_models_are_downloaded_with_all_parts(start_hub: StartHub, tmp_path: Path) -> None:
-    parts = {f"q8/{path.name}": path.read_bytes() for path in split(tmp_path)}
+    parts = {f"q8/{path.name}": path.read_bytes() for path in split_model(tmp_path)}
     tiny = (TINY / "TinyStories-656K-Q8_0.gguf").read_bytes()
     hub = start_hub({"a/parts": {**parts, "README.md": b""}, "a/both": {**parts, "tiny.gguf": tiny}})
     assert hub.open("hf:a/parts")["tensors"] == 4

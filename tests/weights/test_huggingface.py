@@ -11,31 +11,10 @@ from paths import SHARED
 from tandem.errors import ModelFileError
 from tandem.weights.dequantize import dequantize
 from tandem.weights.huggingface import read_folder
-from weights.builders import entry, safetensors
+from weights.builders import INDEX, SHARD_A, SHARD_B, SHARDS, index_file, model_folder, weights_file
 
 TINY = SHARED / "data/models/TinyStories-656K"
 STORIES = SHARED / "models/tandem-stories-22m"
-
-
-def weights(names: list[str], metadata: dict[str, str] | None = None, dtype: str = "F32") -> bytes:
-    """A safetensors file in which tensor number n holds the one value n."""
-    size = {"F32": 4, "I64": 8}[dtype]
-    header = {name: entry(dtype, [1], size * n, size * (n + 1)) for n, name in enumerate(names)}
-    data = np.arange(len(names), dtype={"F32": np.float32, "I64": np.int64}[dtype]).tobytes()
-    return safetensors({**({"__metadata__": metadata} if metadata else {}), **header}, data)
-
-
-def folder(path: Path, files: dict[str, object]) -> Path:
-    for name, content in {"config.json": {"model_type": "llama"}, **files}.items():
-        if content is None:
-            continue
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        (path / name).write_bytes(data)
-    return path
-
-
-def index(weight_map: object) -> dict[str, object]:
-    return {"metadata": {"total_size": 8}, "weight_map": weight_map}
 
 
 def test_a_single_file_with_a_declared_tie_has_both_names() -> None:
@@ -61,7 +40,7 @@ def test_shards_make_one_model() -> None:
 
 
 def test_a_chat_template_file_is_text(tmp_path: Path) -> None:
-    folder(tmp_path, {"model.safetensors": weights(["a"]), "chat_template.jinja": "{{ '▁' }}".encode()})
+    model_folder(tmp_path, {"model.safetensors": weights_file(["a"]), "chat_template.jinja": "{{ '▁' }}".encode()})
     assert read_folder(tmp_path).files == {"chat_template.jinja": "{{ '▁' }}"}
 
 
@@ -89,7 +68,7 @@ def test_the_text_part_of_a_multimodal_checkpoint_has_plain_names(
     tmp_path: Path, stored: list[str], plain: list[str], vision: str
 ) -> None:
     extra = f"{vision}encoder.layers.0.mlp.fc1.weight"
-    checkpoint = read_folder(folder(tmp_path, {"model.safetensors": weights([*stored, extra])}))
+    checkpoint = read_folder(model_folder(tmp_path, {"model.safetensors": weights_file([*stored, extra])}))
     assert list(checkpoint.tensors) == plain
     assert [tensor.name for tensor in checkpoint.tensors.values()] == plain
     assert [float(dequantize(tensor)[0]) for tensor in checkpoint.tensors.values()] == [0, 1]
@@ -98,7 +77,7 @@ def test_the_text_part_of_a_multimodal_checkpoint_has_plain_names(
 
 def test_a_text_checkpoint_keeps_all_its_names(tmp_path: Path) -> None:
     names = ["model.norm.weight", "lm_head.weight", "score.weight"]
-    checkpoint = read_folder(folder(tmp_path, {"model.safetensors": weights(names)}))
+    checkpoint = read_folder(model_folder(tmp_path, {"model.safetensors": weights_file(names)}))
     assert list(checkpoint.tensors) == names
     assert checkpoint.skipped == {}
 
@@ -106,21 +85,17 @@ def test_a_text_checkpoint_keeps_all_its_names(tmp_path: Path) -> None:
 def test_ties_and_unread_types_follow_the_renaming(tmp_path: Path) -> None:
     names = ["language_model.model.embed_tokens.weight"]
     tie = {"language_model.lm_head.weight": names[0]}
-    checkpoint = read_folder(folder(tmp_path, {"model.safetensors": weights(names, tie)}))
+    checkpoint = read_folder(model_folder(tmp_path, {"model.safetensors": weights_file(names, tie)}))
     assert list(checkpoint.tensors) == ["model.embed_tokens.weight", "lm_head.weight"]
-    checkpoint = read_folder(folder(tmp_path, {"model.safetensors": weights(names, tie, dtype="I64")}))
+    checkpoint = read_folder(model_folder(tmp_path, {"model.safetensors": weights_file(names, tie, dtype="I64")}))
     reason = "type I64; Tandem reads F32, F16, BF16 from safetensors"
     assert checkpoint.skipped == {"model.embed_tokens.weight": reason, "lm_head.weight": reason}
 
 
 def test_one_file_can_be_named(tmp_path: Path) -> None:
-    files = {"model.safetensors": weights(["a"]), "other.safetensors": weights(["b"])}
-    assert list(read_folder(folder(tmp_path, files), "other.safetensors").tensors) == ["b"]
+    files = {"model.safetensors": weights_file(["a"]), "other.safetensors": weights_file(["b"])}
+    assert list(read_folder(model_folder(tmp_path, files), "other.safetensors").tensors) == ["b"]
 
-
-A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-INDEX = "model.safetensors.index.json"
-SHARDS = {A: weights(["a"]), B: weights(["b"]), INDEX: index({"a": A, "b": B})}
 
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "no config": ({"config.json": None}, r"config\.json does not exist"),
@@ -134,7 +109,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "a deep config": ({"config.json": b"[" * 200_000}, r"config\.json is not usable JSON: it nests too deeply"),
     "a config of digits": ({"config.json": b'{"a":' + b"9" * 5000 + b"}"}, r"config\.json is not usable JSON: Exceeds"),
     "a broken side file": (
-        {"tokenizer_config.json": b"{", "model.safetensors": weights(["a"])},
+        {"tokenizer_config.json": b"{", "model.safetensors": weights_file(["a"])},
         r"tokenizer_config\.json is not valid JSON",
     ),
     "no weights": ({}, r"has config\.json, but neither model\.safetensors nor model\.safetensors\.index\.json$"),
@@ -146,25 +121,28 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
         {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"},
         r"model\.safetensors is a Git LFS pointer.*git lfs pull",
     ),
-    "a missing shard": ({**SHARDS, B: None}, rf"lacks {B} of 2 shards; download what is missing"),
+    "a missing shard": ({**SHARDS, SHARD_B: None}, rf"lacks {SHARD_B} of 2 shards; download what is missing"),
     "a tensor that its shard lacks": (
-        {**SHARDS, INDEX: index({"a": A, "b": B, "c": B})},
-        rf"index\.json places tensor 'c' in {B}, which does not hold it",
+        {**SHARDS, INDEX: index_file({"a": SHARD_A, "b": SHARD_B, "c": SHARD_B})},
+        rf"index\.json places tensor 'c' in {SHARD_B}, which does not hold it",
     ),
     "a tensor in another shard": (
-        {**SHARDS, INDEX: index({"a": B, "b": A})},
-        rf"places tensor 'a' in {B}, which does not hold it",
+        {**SHARDS, INDEX: index_file({"a": SHARD_B, "b": SHARD_A})},
+        rf"places tensor 'a' in {SHARD_B}, which does not hold it",
     ),
-    "a tensor in two shards": ({**SHARDS, B: weights(["b", "a"])}, f"tensor 'a' is in both {A} and {B}"),
-    "a damaged shard": ({**SHARDS, B: b"nonsense"}, rf"{B} is not a safetensors file or is damaged"),
+    "a tensor in two shards": (
+        {**SHARDS, SHARD_B: weights_file(["b", "a"])},
+        f"tensor 'a' is in both {SHARD_A} and {SHARD_B}",
+    ),
+    "a damaged shard": ({**SHARDS, SHARD_B: b"nonsense"}, rf"{SHARD_B} is not a safetensors file or is damaged"),
     "an index without a map": ({INDEX: {"metadata": {}}}, r"index\.json has no weight_map"),
-    "an index of a list": ({INDEX: index([A])}, r"index\.json has no weight_map"),
+    "an index of a list": ({INDEX: index_file([SHARD_A])}, r"index\.json has no weight_map"),
     "an index of numbers": (
-        {INDEX: index({"a": 1})},
+        {INDEX: index_file({"a": 1})},
         r"places tensor 'a' in '1'; expected the name of a \.safetensors",
     ),
     "two names for one": (
-        {"model.safetensors": weights(["language_model.model.norm.weight", "model.language_model.norm.weight"])},
+        {"model.safetensors": weights_file(["language_model.model.norm.weight", "model.language_model.norm.weight"])},
         "'language_model.model.norm.weight' and 'model.language_model.norm.weight' are both 'model.norm.weight'",
     ),
 }
@@ -174,7 +152,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 def test_what_is_wrong_is_named(tmp_path: Path, case: str) -> None:
     files, message = BAD[case]
     with pytest.raises(ModelFileError, match=message) as caught:
-        read_folder(folder(tmp_path, files))
+        read_folder(model_folder(tmp_path, files))
     assert str(tmp_path) in str(caught.value)
 
 
@@ -184,8 +162,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, case: str) -> None:
 def test_an_index_cannot_point_outside_its_folder(tmp_path: Path, shard: str) -> None:
     inner = tmp_path / "model"
     inner.mkdir()
-    (tmp_path / "secret.safetensors").write_bytes(weights(["a"]))
-    folder(inner, {INDEX: index({"a": shard})})
+    (tmp_path / "secret.safetensors").write_bytes(weights_file(["a"]))
+    model_folder(inner, {INDEX: index_file({"a": shard})})
     with pytest.raises(
         ModelFileError, match=r"places tensor 'a' in .*; expected the name of a \.safetensors file in the same"
     ):

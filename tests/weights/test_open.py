@@ -10,9 +10,7 @@ from paths import SHARED
 from tandem.errors import ModelFileError
 from tandem.weights.gguf_writer import write_gguf
 from tandem.weights.open import open_checkpoint
-from weights.builders import time_limit
-from weights.test_gguf import f32, split
-from weights.test_huggingface import SHARDS, A, B, folder, weights
+from weights.builders import SHARD_A, SHARD_B, SHARDS, f32, model_folder, split_model, time_limit, weights_file
 
 STORIES = SHARED / "models/tandem-stories-22m"
 TINY = SHARED / "data/models/TinyStories-656K"
@@ -48,13 +46,13 @@ def test_a_folder_with_one_gguf_model_opens(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_split_gguf_model_opens(tmp_path: Path) -> None:
-    split(tmp_path)
+    split_model(tmp_path)
     assert list(open_checkpoint(tmp_path).tensors) == ["a", "b", "c", "d"]
 
 
 def test_a_shard_and_a_file_outside_the_index_open(tmp_path: Path) -> None:
-    folder(tmp_path, {**SHARDS, "extra.safetensors": weights(["x"])})
-    assert list(open_checkpoint(tmp_path / B).tensors) == ["a", "b"]
+    model_folder(tmp_path, {**SHARDS, "extra.safetensors": weights_file(["x"])})
+    assert list(open_checkpoint(tmp_path / SHARD_B).tensors) == ["a", "b"]
     assert list(open_checkpoint(tmp_path / "extra.safetensors").tensors) == ["x"]
 
 
@@ -130,13 +128,13 @@ def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
     for number in range(7):
         (tmp_path / f"note{number}.txt").write_text("x")
     refused(tmp_path, r"is not a model's folder: it holds note0.txt, note1.txt, .*note4.txt, …; expected")
-    (tmp_path / "model.safetensors").write_bytes(weights(["a"]))
+    (tmp_path / "model.safetensors").write_bytes(weights_file(["a"]))
     refused(tmp_path, r"holds model\.safetensors but no config\.json; copy it from where the model came from")
     refused(tmp_path / "model.safetensors", r"model\.safetensors has no config\.json beside it; copy it")
 
 
 def test_several_gguf_models_are_listed(tmp_path: Path) -> None:
-    split(tmp_path)
+    split_model(tmp_path)
     write_gguf(tmp_path / "other.gguf", {}, [])
     refused(tmp_path, r"holds 2 GGUF models, name one of them: model-00001-of-00003\.gguf, other\.gguf")
     assert list(open_checkpoint(tmp_path / "other.gguf").tensors) == []
@@ -148,5 +146,5 @@ def test_a_folder_with_only_a_projector_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_is_named_when_another_is_opened(tmp_path: Path) -> None:
-    folder(tmp_path, {**SHARDS, A: None})
-    refused(tmp_path / B, f"lacks {A} of 2 shards")
+    model_folder(tmp_path, {**SHARDS, SHARD_A: None})
+    refused(tmp_path / SHARD_B, f"lacks {SHARD_A} of 2 shards")

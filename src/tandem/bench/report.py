@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tandem.bench.machine import describe_machine
 
 
@@ -36,6 +38,26 @@ class Summary:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Many measurements of one quantity: percentiles are interpolated linearly between the two nearest of them."""
+
+    n: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Distribution:
+        p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+        return cls(len(values), float(np.mean(values)), p50, p90, p99, float(np.max(values)))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def _short(value: float) -> str:
     digits = 0 if value >= 1000 else 1 if value >= 10 else 3
     return f"{value:.{digits}f}"
@@ -53,13 +75,20 @@ def git_commit(where: Path) -> str | None:
     return done.stdout.strip()
 
 
-def run_header(where: Path, command: str) -> dict[str, Any]:
-    """What every result begins with: when, which commit of the checkout `where`, the command, the machine, how busy it is
-    with other things (average of the last minute), and versions.
+def source_checkout() -> Path | None:
+    """The source tree that this package runs from; None for an installed package, which no commit can be told of."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / "pyproject.toml").is_file() and (root / "src" / "tandem").is_dir() else None
+
+
+def run_header(where: Path | None, command: str) -> dict[str, Any]:
+    """What every result begins with: when, which commit of the checkout `where`, the command, the machine, versions.
+
+    load_average: processes that wanted to run in the last minute; a machine at peace is near 0.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git_commit(where),
+        "commit": None if where is None else git_commit(where),
         "command": command,
         "machine": describe_machine().to_json(),
         "load_average": os.getloadavg()[0],
@@ -78,3 +107,13 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     """Writes `result` as indented JSON; the folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """A plain table: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

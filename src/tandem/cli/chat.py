@@ -132,7 +132,7 @@ class Session:
             lambda messages: self._llm.render(messages)[1], self._context - room
         )
         if dropped:
-            notice(f"(the context of {self._context:,} is full: forgot the oldest {_turns(dropped)})")
+            notice(f"(the context of {self._context:,} is full: forgot {_turns(dropped)}, oldest first)")
         return tokens
 
     def _reset(self, _: str) -> None:
@@ -185,4 +185,4 @@ def _path(argument: str) -> Path:
 
 
 def _turns(n: int) -> str:
-    return "turn" if n == 1 else f"{n} turns"
+    return f"{n} turn{'' if n == 1 else 's'}"

@@ -30,7 +30,7 @@ Model = Annotated[
     ),
 ]  # fmt: skip
 _SAMPLING = "Sampling (defaults: the model's own)"
-KVDtype = Literal["f16", "f32"]
+KVDtype = Literal["f16", "q8_0", "f32"]
 
 
 def _sampling(help: str, *, default: str | bool = False) -> Any:

@@ -79,8 +79,9 @@ class KVGroupSpec:
 
     @property
     def page_bytes(self) -> int:
-        element = {"f32": 4, "f16": 2}[self.dtype]
-        return 2 * len(self.layers) * self.kv_heads * self.head_dim * self.page_size * element
+        """Keys and values; 8-bit ones with a float16 scale per 32."""
+        elements = 2 * len(self.layers) * self.kv_heads * self.head_dim * self.page_size
+        return elements * {"f32": 32 * 4, "f16": 32 * 2, "q8_0": 32 + 2}[self.dtype] // 32
 
 
 class KVPool(Protocol):

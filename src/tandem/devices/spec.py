@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Activation = Literal["silu", "gelu_tanh"]
 RopeLayout = Literal["half", "interleaved"]
-KVDtype = Literal["f32", "f16"]
+KVDtype = Literal["f32", "f16", "q8_0"]
 
 
 @dataclass(frozen=True, slots=True)

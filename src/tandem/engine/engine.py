@@ -23,12 +23,18 @@ from tandem.pipeline.executor import Executor, StepHandle
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the engine was made. host_seconds: time in the step loop outside waiting for the devices."""
+    """Totals since the engine was made.
+
+    bytes_copied: KV pages copied on write. host_seconds: in the step loop, outside waiting for the devices;
+    wait_seconds: waiting for them.
+    """
 
     steps: int = 0
     rows: int = 0
     sampled: int = 0
     cached_tokens: int = 0
+    preemptions: int = 0
+    bytes_copied: int = 0
     host_seconds: float = 0.0
     wait_seconds: float = 0.0
 
@@ -149,6 +155,8 @@ class Engine:
         step.handle = self.executor.submit(step.builder.fill(step.schedule))
         self.counters.steps += 1
         self.counters.rows += step.schedule.n_rows
+        self.counters.preemptions = self.scheduler.preemptions
+        self.counters.bytes_copied = self.cache.bytes_copied
         self.counters.host_seconds += time.perf_counter() - started
         return step
 

@@ -175,7 +175,7 @@ class Sampler:
 
     def _errors(self, n: int) -> dict[int, str]:
         status = self._status[:n]
-        if not status.any():
+        if np.count_nonzero(status) == 0:
             return {}
         return {int(row): _FAILURES[int(status[row])] for row in status.nonzero()[0]}
 

@@ -45,7 +45,7 @@ class KVCache:
         self._windows = [(g, group.window) for g, group in enumerate(self.groups) if group.window is not None]
         self.prefix_cache = prefix_cache
         self.index = PrefixIndex(self.groups, self.allocators)
-        self.pages_copied = 0
+        self.bytes_copied = 0
 
     def new_tables(self) -> PageTables:
         return PageTables(len(self.groups))
@@ -101,7 +101,7 @@ class KVCache:
                 pool.copy_page(table[-1], page)
                 allocator.release(table[-1])
                 table[-1] = page
-                self.pages_copied += 1
+                self.bytes_copied += pool.group.page_bytes
             for _ in range(last - len(table)):
                 table.append(allocator.take())
         return True

@@ -74,6 +74,8 @@ def _model_metadata(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Value]
         "attention.layer_norm_rms_epsilon": attention.norm.eps,
         "vocab_size": spec.vocab,
     }
+    if attention.scale != attention.head_dim**-0.5:
+        values["attention.scale"] = attention.scale
     if full.rope is not None:
         values["rope.dimension_count"] = full.rope.dims
         values["rope.freq_base"] = float(full.rope.base)

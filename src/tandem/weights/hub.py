@@ -81,10 +81,14 @@ def _cached_folder(repository: str) -> Path:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What a failing connection raises: huggingface_hub's own error derives from its HTTP library's."""
+    """What a failing connection or a full disk raises.
+
+    huggingface_hub's own error derives from its HTTP library's, which versions 1 and 2 do not share, and from
+    OSError; hf_xet, which moves large files, raises RuntimeError.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
-    return HfHubHTTPError.__bases__
+    return (*HfHubHTTPError.__bases__, RuntimeError)
 
 
 @contextmanager
@@ -116,6 +120,7 @@ def _clear_errors(repository: str) -> Iterator[None]:
         advice = log_in if status in {401, 403} else "try again later"
         raise ModelFileError(f"the hub refused {repository} with HTTP status {status}; {advice}") from error
     except _transport_errors() as error:
+        reason = str(error).partition("\n")[0]
         raise ModelFileError(
-            f"the download of {repository} broke off ({error}); run the command again, finished files are kept"
+            f"the download of {repository} broke off ({reason}); run the command again, finished files are kept"
         ) from error

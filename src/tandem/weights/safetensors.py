@@ -160,7 +160,7 @@ def _entry(path: Path, name: str, value: object) -> _Entry:
         if bits >= 1 << 64:  # stop before hostile sizes make a number of millions of digits
             raise _damaged(path, f"{tensor} of {dtype} and shape {reprlib.repr(shape)} is larger than any file")
     start, end = offsets
-    if end < start or bits != 8 * (end - start):
+    if bits != 8 * (end - start):
         raise _damaged(
             path,
             f"{tensor} of {dtype} and shape {reprlib.repr(shape)} needs {bits / 8:,} bytes and has {end - start:,}",

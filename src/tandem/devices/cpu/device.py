@@ -75,9 +75,12 @@ class CpuKVPool:
             raise DeviceError(f"cpu: KV pages hold {_native.PAGE_SIZE} positions, not {group.page_size}")
         self.group = group
         self.pages = pages
-        self.native = _native.KvPool(
-            group.index, list(group.layers), group.kv_heads, group.head_dim, group.dtype, pages
-        )
+        try:
+            self.native = _native.KvPool(
+                group.index, list(group.layers), group.kv_heads, group.head_dim, group.dtype, pages
+            )
+        except ValueError as error:
+            raise DeviceError(f"cpu: {error}; choose another KV dtype") from None
 
     @property
     def bytes(self) -> int:

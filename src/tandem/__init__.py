@@ -1,0 +1,26 @@
+"""Tandem: a local LLM inference engine. `LLM` and `SamplingParams` are the offline API; `tandem.devices` is the seam."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tandem.engine.sampling_params import SamplingParams as SamplingParams
+    from tandem.errors import TandemError as TandemError
+    from tandem.llm import LLM as LLM
+
+_HOMES = {
+    "LLM": "tandem.llm",
+    "SamplingParams": "tandem.engine.sampling_params",
+    "TandemError": "tandem.errors",
+}
+__all__ = ["LLM", "SamplingParams", "TandemError"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the API on first use, so that `tandem --help` need not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tandem' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

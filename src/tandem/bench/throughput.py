@@ -1,0 +1,274 @@
+"""Prefill, decode and mixed throughput of an engine, for each batch size at each context depth.
+
+Depth is how many positions a sequence has before the measured part begins. They are computed for real: each of the
+concurrent sequences has a beginning of its own, which the prefix cache keeps between measurements.
+
+prefill  `batch` prompts of `prompt_tokens` new tokens each, submitted at once, until each has its first token
+decode   `new_tokens` steps in which exactly `batch` sequences get one token each
+mixed    `mixed_steps` full steps: `batch` sequences decode, and prompts that keep coming fill the rest of the rows
+
+All rates are rows per second. Everything is measured once per round, and the order turns around every round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from tandem.bench.report import Summary
+from tandem.bench.subject import Subject
+from tandem.engine.build import EngineConfig
+from tandem.engine.engine import Engine
+from tandem.engine.request import Delta, Request
+from tandem.engine.sampling_params import SamplingParams
+from tandem.errors import BenchError
+
+KINDS = ("prefill", "decode", "mixed")
+BATCHES = (1, 2, 4, 8, 9, 12, 16, 24, 32, 64)
+_WARM_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is measured. rows: the largest step, prefill chunk and mixed step; more than the largest batch."""
+
+    kinds: tuple[str, ...] = KINDS
+    batches: tuple[int, ...] = BATCHES
+    depths: tuple[int, ...] = (0, 512)
+    prompt_tokens: int = 128
+    new_tokens: int = 32
+    mixed_steps: int = 4
+    rounds: int = 5
+    rows: int = 256
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise BenchError(f"there is no measurement {', '.join(unknown) or '(none given)'!r}; choose of {KINDS}")
+        for name, values, least in (("batch", self.batches, 1), ("depth", self.depths, 0)):
+            if not values or min(values) < least:
+                raise BenchError(f"{name} sizes must be {least} or more, and at least one")
+        if self.rows <= max(self.batches):
+            raise BenchError(
+                f"a step of {self.rows} rows leaves none for prompts beside {max(self.batches)} sequences; "
+                "give more rows or smaller batches"
+            )
+
+    @property
+    def prompts_in_flight(self) -> int:
+        """Prompts that a mixed step may need to be full, when all but one of the rows are theirs."""
+        return -(-self.rows // self.prompt_tokens) + 1
+
+    def engine_config(self, **engine: Any) -> EngineConfig:
+        """An engine of just the size that this needs. engine: other fields of EngineConfig."""
+        # A sequence that decodes first goes on while the last of its batch is still at its prompt's last page.
+        start = 4 + max(self.batches) * 16 // self.rows
+        steps = _WARM_STEPS + max(self.new_tokens, self.mixed_steps)
+        sequences = max(self.batches) + self.prompts_in_flight
+        return EngineConfig(
+            **engine,
+            context=max(self.depths) + max(self.prompt_tokens, start + steps) + 2,
+            max_sequences=sequences,
+            full_sequences=sequences,
+            rows=max(self.rows, sequences),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What the engine did while something was timed. seconds: of the wall clock; waited: of them, for the devices."""
+
+    seconds: float
+    waited: float
+    steps: int
+    rows: int
+    sampled: int
+    bytes_copied: int
+
+    @property
+    def overhead(self) -> float:
+        """The share of time in which no device worked: scheduling, filling the batch, sampling, handing on."""
+        return 1 - self.waited / self.seconds
+
+
+class ThroughputBench:
+    """Drives an engine that serves nothing else. Every method leaves it idle."""
+
+    def __init__(self, engine: Engine, workload: Workload, seed: int = 0) -> None:
+        self._engine = engine
+        self._workload = workload
+        self._draw = np.random.default_rng(seed)
+        self._ids = count()
+        self._beginnings = [self._tokens(max(workload.depths) + 1) for _ in range(max(workload.batches))]
+
+    def measure(self, kind: str, batch: int, depth: int) -> Span:
+        """One measurement of a kind of KINDS."""
+        self._compute_beginnings(batch, depth)
+        methods = {"prefill": self._prefill, "decode": self._decode, "mixed": self._mixed}
+        return methods[kind](batch, depth)
+
+    def warm_up(self) -> None:
+        """Touches the memory that the measurements will use."""
+        for kind in self._workload.kinds:
+            self.measure(kind, max(self._workload.batches), max(self._workload.depths))
+
+    def _prefill(self, batch: int, depth: int) -> Span:
+        for beginning in self._beginnings[:batch]:
+            self._submit(beginning[:depth] + self._tokens(self._workload.prompt_tokens), 1)
+        with self._timed() as span:
+            self._run_until_idle()
+        return span()
+
+    def _decode(self, batch: int, depth: int) -> Span:
+        with self._decoding(batch, depth), self._timed() as span:
+            for _ in range(self._workload.new_tokens):
+                self._step()
+        return self._checked(span(), batch * self._workload.new_tokens)
+
+    def _mixed(self, batch: int, depth: int) -> Span:
+        prompts = self._workload.prompts_in_flight
+        with self._decoding(batch, depth) as decoding:
+            ids = [self._submit(self._tokens(self._workload.prompt_tokens), 1) for _ in range(prompts)]
+
+            def step() -> None:
+                for delta in self._step():
+                    if delta.ended and delta.request_id not in decoding:
+                        ids.append(self._submit(self._tokens(self._workload.prompt_tokens), 1))
+
+            step()
+            with self._timed() as span:
+                for _ in range(self._workload.mixed_steps):
+                    step()
+            for request_id in ids:
+                self._engine.cancel(request_id)
+        return self._checked(span(), self._workload.mixed_steps * self._engine.limits.rows)
+
+    @contextmanager
+    def _decoding(self, batch: int, depth: int) -> Iterator[set[str]]:
+        """`batch` sequences of `depth` positions that all decode; yields their ids, and ends them."""
+        context = self._engine.limits.context
+        ids = {self._submit(beginning[: depth + 1], context) for beginning in self._beginnings[:batch]}
+        began: set[str] = set()
+        while began != ids:
+            began |= {delta.request_id for delta in self._step() if delta.tokens}
+        for _ in range(_WARM_STEPS):
+            self._step()
+        yield ids
+        for request_id in ids:
+            self._engine.cancel(request_id)
+        self._run_until_idle()
+
+    def _compute_beginnings(self, batch: int, depth: int) -> None:
+        """Sees that the first `depth` positions of each sequence are in the prefix cache, up to its last whole page."""
+        for beginning in self._beginnings[:batch]:
+            self._submit(beginning[: depth + 1], 1)
+        self._run_until_idle()
+
+    def _run_until_idle(self) -> None:
+        while not self._engine.idle:
+            self._step()
+
+    def _step(self) -> list[Delta]:
+        deltas = self._engine.step()
+        for delta in deltas:
+            if delta.error is not None:
+                raise BenchError(f"the engine failed while it was measured: {delta.error}")
+        return deltas
+
+    def _submit(self, prompt: list[int], max_tokens: int) -> str:
+        request_id = str(next(self._ids))
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        self._engine.submit(Request(id=request_id, prompt=prompt, params=params))
+        return request_id
+
+    def _tokens(self, n: int) -> list[int]:
+        tokens: list[int] = self._draw.integers(self._engine.vocab, size=n).tolist()
+        return tokens
+
+    @contextmanager
+    def _timed(self) -> Iterator[Callable[[], Span]]:
+        """Yields a function that, after the block, tells what happened in it."""
+        counters = self._engine.counters
+        names = ("wait_seconds", "steps", "rows", "sampled", "bytes_copied")
+        before = [getattr(counters, name) for name in names]
+        spans: list[Span] = []
+        start = time.perf_counter()
+        yield lambda: spans[0]
+        seconds = time.perf_counter() - start
+        spans.append(Span(seconds, *(getattr(counters, name) - was for name, was in zip(names, before, strict=True))))
+
+    @staticmethod
+    def _checked(span: Span, rows: int) -> Span:
+        if span.rows != rows:
+            raise BenchError(
+                f"{span.rows} rows were computed where {rows} were to be measured: the KV pool is too small"
+            )
+        return span
+
+
+def run_throughput(
+    subject: Subject, workload: Workload, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Measures everything in interleaved rounds; returns the result as JSON values.
+
+    progress: called with (measurements done, measurements).
+    """
+    bench = ThroughputBench(subject.engine, workload)
+    bench.warm_up()
+    points = [
+        (kind, batch, depth) for depth in workload.depths for batch in workload.batches for kind in workload.kinds
+    ]
+    spans: dict[tuple[str, int, int], list[Span]] = {point: [] for point in points}
+    for turn in range(workload.rounds):
+        for done, point in enumerate(reversed(points) if turn % 2 else points):
+            spans[point].append(bench.measure(*point))
+            if progress is not None:
+                progress(turn * len(points) + done + 1, workload.rounds * len(points))
+    return {
+        **subject.to_json(),
+        "workload": asdict(workload),
+        "results": [
+            {
+                "depth": depth,
+                "batch": batch,
+                **{
+                    kind: _summarize(spans[kind, batch, depth], _quantities(kind, batch, depth, subject, workload))
+                    for kind in workload.kinds
+                },
+            }
+            for batch, depth in sizes
+        ],
+    }
+
+
+def _quantities(
+    kind: str, batch: int, depth: int, subject: Subject, workload: Workload
+) -> dict[str, Callable[[Span], float]]:
+    quantities: dict[str, Callable[[Span], float]] = {
+        "tokens_per_s": lambda span: span.rows / span.seconds,
+        "step_s": lambda span: span.seconds / span.steps,
+        "overhead": lambda span: span.overhead,
+        "bytes_copied_per_step": lambda span: span.bytes_copied / span.steps,
+    }
+    if kind == "decode":
+        length = depth + _WARM_STEPS + workload.new_tokens / 2
+        quantities["bandwidth_share"] = lambda span: subject.bandwidth_share(span.seconds / span.steps, batch, length)
+    if kind == "mixed":
+        quantities["decode_tokens_per_s"] = lambda span: batch * span.steps / span.seconds
+    return quantities
+
+
+def _summarize(spans: Sequence[Span], quantities: Mapping[str, Callable[[Span], float]]) -> dict[str, Any]:
+    return {name: Summary.of([of(span) for span in spans]).to_json() for name, of in quantities.items()}
+
+
+def relative_to_smaller(rates: Mapping[int, float]) -> dict[int, float]:
+    """For each batch size but the smallest: its rate over the best rate of all smaller ones. Below 1 is a dip."""
+    sizes = sorted(rates)
+    return {size: rates[size] / max(rates[smaller] for smaller in sizes[:i]) for i, size in enumerate(sizes) if i}

@@ -1,0 +1,92 @@
+"""What a person reads when something is wrong: one line on stderr, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import error_of, tandem
+
+from paths import SHARED
+from tandem.llm import BUNDLED_MODEL, LLM
+
+TINY = SHARED / "data/models/TinyStories-656K"
+VOCABULARY_ONLY = SHARED / "data/vocab/ggml-vocab-qwen2.gguf"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["", "--max-tokens", 4], ["prompt is empty"]),
+        (["x", "--file", "y"], ["two prompts", "--file"]),
+        (["--file", "/nowhere/prompt.txt"], ["/nowhere/prompt.txt", "No such file"]),
+        (["word " * 40, "--context", 16], ["43 tokens", "context of 16", "15 tokens"]),
+        (["x", "--context", 4096], ["4,096", "trained for 2,048"]),
+        (["x", "--memory", "1MiB"], ["needs", "1.0 MiB may be used"]),
+        (["x", "--memory", "lots"], ["'lots' is not a memory size", "8GiB"]),
+        (["x", "--top-p", 2], ["top_p", "at most 1", "2.0"]),
+        (["x", "--temperature", -1], ["temperature", "0 or more"]),
+        (["x", "--stop", ""], ["stop", "not empty"]),
+        (["x", "--max-tokens", 0], ["max_tokens", "1 or more"]),
+        (["x", "--max-tokens", 3, "--min-tokens", 4], ["min_tokens (4)", "max_tokens (3)"]),
+        (["x", "--logprobs", 2], ["--logprobs needs --json"]),
+        (["x", "--system", "y"], ["--system needs --chat"]),
+        (["x", "--chat", "-m", TINY], ["no chat template"]),
+        (["x", "--placement", "tpu"], ["'tpu'", "cpu"]),
+        (["x", "--placement", "attn=cpu"], ["attn=DEVICE", "ffn=DEVICE"]),
+        (["x", "-m", "/nowhere/model.gguf"], ["no model at", "/nowhere/model.gguf"]),
+        (["x", "-m", Path(__file__).parent], ["not a model's folder", "test_errors.py"]),
+        (["x", "-m", __file__], ["test_errors.py is not a model file"]),
+        (["x", "-m", VOCABULARY_ONLY], ["token_embd.weight", "missing"]),
+    ],
+)
+def test_run_refuses(arguments: list[object], fragments: list[str]) -> None:
+    line = error_of(tandem("run", *arguments))
+    for fragment in fragments:
+        assert fragment in line
+
+
+def test_truncated_model(tmp_path: Path) -> None:
+    path = tmp_path / "half.gguf"
+    path.write_bytes(BUNDLED_MODEL.read_bytes()[:12_000_000])
+    for command in (["run", "x", "-m"], ["inspect"]):
+        line = error_of(tandem(*command, path))
+        assert str(path) in line
+        assert "truncated" in line
+
+
+def test_prompt_that_is_not_text() -> None:
+    assert "standard input is not UTF-8 text: byte 3" in error_of(tandem("run", stdin=b"abc\xff"))
+
+
+def test_empty_stdin() -> None:
+    assert "prompt is empty" in error_of(tandem("run", stdin="\n"))
+
+
+@pytest.mark.parametrize("arguments", [["run", "--frob"], ["run", "x", "--top-k", "many"], ["walk"], ["run", "x", "y"]])
+def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
+    result = tandem(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage:" in result.stderr
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    monkeypatch.setattr(LLM, "__init__", fail)
+
+
+def test_a_fault_of_ours_is_one_line_that_says_how_to_see_more(broken: None) -> None:
+    result = tandem("run", "x")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "error: unexpected ZeroDivisionError: first line second line (set TANDEM_DEBUG=1 for the traceback)"
+    ]
+
+
+def test_debug_shows_the_traceback(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_DEBUG", "1")
+    assert isinstance(tandem("run", "x").exception, ZeroDivisionError)
