@@ -197,6 +197,7 @@ def test_a_closed_model_says_so() -> None:
         ({"model": "nowhere.gguf"}, ModelFileError, "nowhere.gguf"),
         ({"placement": "tpu"}, DeviceError, "'tpu'"),
         ({"context": 100_000}, MemoryPlanError, "512 positions"),
+        ({"kv_dtype": "int3"}, MemoryPlanError, "kv_dtype='int3'"),
         ({"max_sequences": 0}, MemoryPlanError, "max_sequences=0"),
         ({"memory": "lots"}, MemoryPlanError, "'lots' is not a memory size"),
         ({"memory": "1MiB"}, MemoryPlanError, "no context and no number of sequences would fit"),

@@ -61,9 +61,7 @@ def _free(context: int, pointer: int, size: int) -> None:
 
 
 # Arrays made under the handler may live on: it stays for the life of the process.
-_handler = _Handler(
-    b"counting", 1, None, _MALLOC(_malloc), _CALLOC(_calloc), _REALLOC(_realloc), _FREE(_free)
-)
+_handler = _Handler(b"counting", 1, None, _MALLOC(_malloc), _CALLOC(_calloc), _REALLOC(_realloc), _FREE(_free))
 _new = ctypes.pythonapi.PyCapsule_New
 _new.restype, _new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _name_bytes = b"mem_handler"  # a capsule borrows its name

@@ -27,18 +27,30 @@ def test_a_common_prefix_in_flight_is_computed_once(window: int | None, rows: in
         assert rig.results[name][0].tokens == alone(prompt, params, context=1200, window=window)[0].tokens
 
 
-def test_those_who_wait_for_a_prefix_go_on_when_its_maker_is_cancelled() -> None:
-    rig = Rig(rows=16, sequences=4)
+def test_those_who_wait_for_a_prefix_go_on_when_its_maker_fails() -> None:
+    rig = Rig(rows=64, sequences=4)
     params = SamplingParams(max_tokens=3, temperature=0.0)
-    maker = rig.submit([1] * 100, params)
-    waiting = [rig.submit([1] * 100 + [k], params) for k in range(3)]
-    for _ in range(2):
-        rig.step()
-    assert rig.engine.scheduler.waiting == 3
-    rig.engine.cancel(maker)
+    maker = rig.submit([1] * 40, params)
+    waiting = [rig.submit([1] * 40 + [k], params) for k in range(3)]
+    rig.program.fail_next = "the device was lost"
+    rig.step()
+    assert rig.results[maker][0].finish_reason == "error"
     rig.run()
+    assert rig.program.rows_computed < 3 * 41, "one of them becomes the next maker"
     for k, name in enumerate(waiting):
-        assert rig.results[name][0].tokens == alone([1] * 100 + [k], params)[0].tokens
+        assert rig.results[name][0].tokens == alone([1] * 40 + [k], params)[0].tokens
+
+
+def test_a_whole_prompt_in_the_cache_still_computes_its_last_token() -> None:
+    rig = Rig(rows=64)
+    params = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
+    prompt = [2] * 48
+    first = rig.submit(prompt, params)
+    rig.run()
+    second = rig.submit(prompt, params)
+    rig.run()
+    assert rig.results[second][0].cached_tokens == 32
+    assert rig.results[second][0].tokens == rig.results[first][0].tokens
 
 
 @pytest.mark.parametrize("rows", [16, 100, 256])

@@ -51,8 +51,8 @@ def test_every_request_gets_what_it_gets_alone(seed: int) -> None:
         nonlocal to_come
         while to_come and draw.random() < 0.4:
             to_come -= 1
-            length = draw.randint(1, context - 1)
-            shared = draw.choice([0, draw.randint(0, length)])
+            length = draw.choice([draw.randint(1, context - 1), 16 * draw.randint(1, context // 16 - 1)])
+            shared = draw.choice([0, length, draw.randint(0, length)])
             prompt = story[:shared] + [draw.randrange(VOCAB) for _ in range(length - shared)]
             params = random_params(draw)
             name = rig.submit(prompt, params, priority=draw.choice([0, 0, -1, 1]))

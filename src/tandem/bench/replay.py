@@ -26,8 +26,8 @@ from tandem.errors import BenchError
 class Replay:
     """What was seen, all times in seconds after the start.
 
-    first, last: by request, its first and last token. token_times: of all tokens, ascending. gaps: between tokens of one
-    request. step_*: by step, its end, its rows, and how many sequences ran and waited when it began. waited_s: the
+    first, last: by request, its first and last token. token_times: of all tokens, ascending. gaps: between tokens of
+    one request. step_*: by step, its end, its rows, and how many sequences ran and waited when it began. waited_s: the
     part of `seconds` in which the devices worked; idle_s: in which there was nothing to do.
     """
 

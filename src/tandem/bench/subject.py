@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tandem.bench.machine import measure_read_bandwidth
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Engine
-from tandem.llm import BUNDLED_MODEL
 from tandem.memory.plan import MemoryPlan
 from tandem.models.spec import ModelSpec
 from tandem.weights.checkpoint import Checkpoint
-from tandem.weights.open import open_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +78,8 @@ class Subject:
 
 
 @contextmanager
-def open_subject(model: str | Path | None, config: EngineConfig) -> Iterator[Subject]:
-    """Loads a model for a benchmark; None is the bundled one. Raises what `plan_engine` and its `load` do."""
-    checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
+def open_subject(checkpoint: Checkpoint, config: EngineConfig) -> Iterator[Subject]:
+    """Loads a model for a benchmark. Raises what `plan_engine` and its `load` do."""
     planned = plan_engine(checkpoint, config)
     try:
         infos = [device.info for device in planned.devices.values()]

@@ -28,6 +28,8 @@ from tandem.engine.engine import Engine
 from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import BenchError
+from tandem.memory.plan import PAGE_SIZE
+from tandem.models.spec import ModelSpec
 
 KINDS = ("prefill", "decode", "mixed")
 BATCHES = (1, 2, 4, 8, 9, 12, 16, 24, 32, 64)
@@ -48,12 +50,9 @@ class Workload:
     rows: int = 256
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
-            raise BenchError(f"there is no measurement {', '.join(unknown) or '(none given)'!r}; choose of {KINDS}")
-        for name, values, least in (("batch", self.batches, 1), ("depth", self.depths, 0)):
-            if not values or min(values) < least:
-                raise BenchError(f"{name} sizes must be {least} or more, and at least one")
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise BenchError(f"there is no measurement {kind!r}; choose of {', '.join(KINDS)}")
         if self.rows <= max(self.batches):
             raise BenchError(
                 f"a step of {self.rows} rows leaves none for prompts beside {max(self.batches)} sequences; "
@@ -65,15 +64,29 @@ class Workload:
         """Prompts that a mixed step may need to be full, when all but one of the rows are theirs."""
         return -(-self.rows // self.prompt_tokens) + 1
 
-    def engine_config(self, **engine: Any) -> EngineConfig:
-        """An engine of just the size that this needs. engine: other fields of EngineConfig."""
-        # A sequence that decodes first goes on while the last of its batch is still at its prompt's last page.
-        start = 4 + max(self.batches) * 16 // self.rows
+    @property
+    def context(self) -> int:
+        """Positions that the longest sequence comes to."""
+        # Those that decode first go on while the last of their batch are still at their prompt's last page.
+        start = 4 + max(self.batches) * PAGE_SIZE // self.rows
         steps = _WARM_STEPS + max(self.new_tokens, self.mixed_steps)
+        return max(self.depths) + max(self.prompt_tokens, start + steps) + 2
+
+    def engine_config(self, spec: ModelSpec, **engine: Any) -> EngineConfig:
+        """An engine of just the size that this needs; `engine` are other fields of EngineConfig.
+
+        Raises BenchError for sizes that go beyond the model's context.
+        """
+        if self.context > spec.context:
+            raise BenchError(
+                f"a depth of {max(self.depths):,} with prompts of {self.prompt_tokens:,} and answers of "
+                f"{self.new_tokens:,} tokens comes to {self.context:,} positions, and {spec.name} was trained for "
+                f"{spec.context:,}; choose smaller sizes"
+            )
         sequences = max(self.batches) + self.prompts_in_flight
         return EngineConfig(
             **engine,
-            context=max(self.depths) + max(self.prompt_tokens, start + steps) + 2,
+            context=self.context,
             max_sequences=sequences,
             full_sequences=sequences,
             rows=max(self.rows, sequences),
@@ -242,7 +255,8 @@ def run_throughput(
                     for kind in workload.kinds
                 },
             }
-            for batch, depth in sizes
+            for depth in workload.depths
+            for batch in workload.batches
         ],
     }
 

@@ -18,7 +18,7 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """arrival_s: seconds after the trace's first request. new_tokens: of the answer; at least 1, as prompt_tokens is."""
+    """arrival_s: seconds after the trace's first request. prompt_tokens, new_tokens (of the answer): 1 or more."""
 
     arrival_s: float
     prompt_tokens: int

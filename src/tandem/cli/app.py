@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import chat, inspect, run
+from tandem.cli import bench, chat, inspect, run
 from tandem.cli.options import flags
 from tandem.errors import TandemError
 
@@ -94,3 +94,8 @@ def _fail(code: int, message: str) -> None:
 
 for _name, _command in (("run", run.run), ("chat", chat.chat), ("inspect", inspect.inspect)):
     app.command(_name)(_guarded(flags(_command)))
+
+_bench = typer.Typer(cls=bench.BenchGroup, help="Measure this machine with a model; throughput is the default.")
+for _name, _command in bench.COMMANDS.items():
+    _bench.command(_name)(_guarded(flags(_command)))
+app.add_typer(_bench, name="bench")

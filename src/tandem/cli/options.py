@@ -73,17 +73,23 @@ class SamplingOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """What an engine is built for; names and meanings are those of `EngineConfig`."""
+class DeviceOptions:
+    """Where and with what memory an engine runs; names and meanings are those of `EngineConfig`."""
 
-    context: Annotated[
-        int | None, _engine("Positions of one sequence.", default="the model's, or what fits", low=2)
-    ] = None
     threads: Annotated[int | None, _engine("CPU threads.", default="all cores", low=1)] = None
     placement: Annotated[str, _engine("auto, a device, or attn=DEVICE,ffn=DEVICE.", default=True)] = "auto"
     kv_dtype: Annotated[KVDtype, _engine("Type of the KV cache.", default=True)] = "f16"
     memory: Annotated[
         str | None, _engine("All that may be used, like 8GiB; auto: what is free.", default="what is needed")
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineOptions(DeviceOptions):
+    """What an engine is built for."""
+
+    context: Annotated[
+        int | None, _engine("Positions of one sequence.", default="the model's, or what fits", low=2)
     ] = None
 
     def config(self, sequences: int) -> EngineConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import msgspec
 
@@ -142,6 +143,9 @@ def _check_limits(spec: ModelSpec, config: EngineConfig) -> None:
             f"rows={config.rows} is not possible: choose at least one row for each of the {config.max_sequences} "
             "sequences, and at most 65,536"
         )
+    if config.kv_dtype not in get_args(KVDtype):
+        known = ", ".join(get_args(KVDtype))
+        raise MemoryPlanError(f"kv_dtype={config.kv_dtype!r} is not one that the KV cache has; choose one of {known}")
     if not 1 <= config.full_sequences <= config.max_sequences:
         raise MemoryPlanError(
             f"full_sequences={config.full_sequences} is not possible; choose 1 to max_sequences={config.max_sequences}"

@@ -52,8 +52,7 @@ def read_index(path: Path) -> dict[str, str]:
         if not isinstance(shard, str) or not re.fullmatch(r"[^/\\\0]+\.safetensors", shard):
             raise ModelFileError(
                 f"{path} places tensor {show(tensor)} in {show(str(shard))}; expected the name of a "
-                ".safetensors file "
-                "in the same folder"
+                ".safetensors file in the same folder"
             )
     return weight_map
 

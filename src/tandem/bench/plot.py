@@ -1,0 +1,94 @@
+"""Results of benchmarks as pictures. Needs matplotlib, which is not one of Tandem's dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.errors import BenchError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def require_matplotlib() -> None:
+    """Raises BenchError where it is missing; call it before measuring for an hour."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise BenchError(
+            "--plot needs matplotlib, which is not installed; pip install 'tandem-llm[plot]', or leave --plot out"
+        ) from None
+
+
+def plot_throughput(result: dict[str, Any], path: Path) -> None:
+    """Tokens per second over batch size, a panel for each kind of measurement, a line for each depth."""
+    workload = result["workload"]
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, len(workload["kinds"]), squeeze=False)[0]
+        for kind, axes in zip(workload["kinds"], panels, strict=True):
+            for depth in workload["depths"]:
+                entries = [entry for entry in result["results"] if entry["depth"] == depth]
+                batches = [entry["batch"] for entry in entries]
+                rates = [entry[kind]["tokens_per_s"] for entry in entries]
+                medians = [rate["median"] for rate in rates]
+                below = [rate["median"] - rate["low"] for rate in rates]
+                above = [rate["high"] - rate["median"] for rate in rates]
+                axes.errorbar(batches, medians, yerr=(below, above), marker=".", capsize=2, label=f"depth {depth:,}")
+            axes.set(title=kind, xlabel="sequences", ylabel="tokens per second", xscale="log", ylim=(0, None))
+            axes.set_xticks(batches, [str(batch) for batch in batches])
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+            axes.legend()
+
+    _save(draw, result, path, width=5.5 * len(workload["kinds"]))
+
+
+def plot_replay(result: dict[str, Any], path: Path) -> None:
+    """Shares of requests and gaps by latency, and the load over time."""
+    seen = result["replay"]
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        for key, name in (("ttft_s", "TTFT"), ("itl_s", "ITL"), ("request_s", "whole request")):
+            if seen[key] is not None:
+                _draw_percentiles(left, seen[key], name)
+        left.set(title="latency", xlabel="percentile", ylabel="seconds", yscale="log")
+        left.legend()
+        left.grid(alpha=0.3)
+        per_second = seen["per_second"]
+        right.plot(per_second["rows"], label="rows", linewidth=0.8)
+        right.plot(per_second["new_tokens"], label="new tokens", linewidth=0.8)
+        right.set(title="load", xlabel="seconds", ylabel="per second", ylim=(0, None))
+        right.grid(alpha=0.3)
+        queue = right.twinx()
+        queue.plot(per_second["waiting"], color="grey", linewidth=0.8, linestyle=":", label="waiting")
+        queue.plot(per_second["running"], color="black", linewidth=0.8, linestyle=":", label="running")
+        queue.set(ylabel="sequences", ylim=(0, None))
+        handles = [*right.get_lines(), *queue.get_lines()]
+        right.legend(handles=handles, loc="upper left")
+
+    _save(draw, result, path, width=12)
+
+
+def _draw_percentiles(axes: Axes, spread: dict[str, float], name: str) -> None:
+    labels = ("p50", "p90", "p99", "max")
+    axes.plot(labels, [spread[label] for label in labels], marker="o", label=name)
+
+
+def _save(draw: Callable[[Figure], None], result: dict[str, Any], path: Path, width: float) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    machine = result["machine"]
+    figure.suptitle(
+        f"{result['model']['name']} on {machine['cpu']}, {result['threads']} threads, commit {result['commit'] or '?'}",
+        fontsize="small",
+    )
+    figure.savefig(path, format="png", dpi=120)

@@ -1,0 +1,114 @@
+"""Results of benchmarks as text: the same JSON values that go into files, laid out for a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tandem.bench.report import columns
+from tandem.bench.throughput import relative_to_smaller
+
+# Above this, other work has shaped the figures: one process is the benchmark's own last minute.
+_BUSY = 0.5
+
+
+def header_lines(result: dict[str, Any]) -> str:
+    """Machine, model, versions and command."""
+    machine, model = result["machine"], result["model"]
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['isa'])}), "
+        f"{machine['memory_bytes'] / 2**30:.1f} GiB memory, {machine['system']}, Python {machine['python']}",
+        f"{model['file']} ({model['name']}) on {'; '.join(result['devices'])}",
+        f"read bandwidth of {model['weight_bytes_per_step'] / 1e6:,.1f} MB, again and again: "
+        f"{result['read_bandwidth_bytes_per_s'] / 1e9:,.1f} GB/s",
+        f"$ {result['command']}",
+        f"commit {result['commit'] or 'unknown'}, "
+        + ", ".join(f"{package} {version}" for package, version in result["versions"].items()),
+    ]
+    if result["load_average"] > _BUSY:
+        lines.append(
+            f"The machine was busy when this began (load average {result['load_average']:.1f}): repeat it in peace."
+        )
+    return "\n".join(lines)
+
+
+def throughput_table(result: dict[str, Any]) -> str:
+    """One block of lines per depth, one line per batch size."""
+    workload = result["workload"]
+    blocks = []
+    for depth in workload["depths"]:
+        entries = [entry for entry in result["results"] if entry["depth"] == depth]
+        rates = {entry["batch"]: entry["decode"]["tokens_per_s"]["median"] for entry in entries if "decode" in entry}
+        relative = relative_to_smaller(rates)
+        titles = ["batch"]
+        if "prefill" in workload["kinds"]:
+            titles += ["prefill tokens/s"]
+        if "decode" in workload["kinds"]:
+            titles += ["decode tokens/s", "of smaller", "step ms", "overhead", "of bandwidth"]
+        if "mixed" in workload["kinds"]:
+            titles += ["mixed tokens/s", "of them decode", "step ms"]
+        lines = [titles]
+        for entry in entries:
+            line = [str(entry["batch"])]
+            if prefill := entry.get("prefill"):
+                line += [_spread(prefill["tokens_per_s"])]
+            if decode := entry.get("decode"):
+                share = relative.get(entry["batch"])
+                line += [_spread(decode["tokens_per_s"]), "" if share is None else f"{share:.2f} x"]
+                line += [_milliseconds(decode), _percent(decode["overhead"]), _percent(decode["bandwidth_share"])]
+            if mixed := entry.get("mixed"):
+                line += [_spread(mixed["tokens_per_s"]), f"{mixed['decode_tokens_per_s']['median']:,.0f}"]
+                line += [_milliseconds(mixed)]
+            lines.append(line)
+        blocks.append(f"depth {depth:,}\n{columns(lines)}")
+    blocks.append(
+        f"Medians of {workload['rounds']} rounds (lowest to highest). Of smaller: over the best of all smaller batches.\n"
+        "Overhead: share of the time in which no device works. Of bandwidth: bytes that a step must read, over what the\n"
+        "machine was measured to read in that time.\n"
+        f"Most KV bytes copied in a step: {_most_copied(result):,.0f}."
+    )
+    return "\n\n".join(blocks)
+
+
+def _most_copied(result: dict[str, Any]) -> float:
+    kinds = result["workload"]["kinds"]
+    return max(float(entry[kind]["bytes_copied_per_step"]["high"]) for entry in result["results"] for kind in kinds)
+
+
+def _spread(summary: dict[str, Any]) -> str:
+    return f"{_rate(summary['median'])} ({_rate(summary['low'])} to {_rate(summary['high'])})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _milliseconds(summaries: dict[str, Any]) -> str:
+    return f"{summaries['step_s']['median'] * 1e3:.1f}"
+
+
+def _percent(summary: dict[str, Any]) -> str:
+    return f"{summary['median']:.1%}"
+
+
+def replay_table(result: dict[str, Any]) -> str:
+    """Percentiles of what users and the machine saw."""
+    trace, seen = result["trace"], result["replay"]
+    lines = [["", "p50", "p90", "p99", "mean", "largest"]]
+    for name, key, scale in (
+        ("TTFT, ms", "ttft_s", 1e3),
+        ("ITL, ms", "itl_s", 1e3),
+        ("whole request, s", "request_s", 1.0),
+        ("new tokens in a second", "new_tokens_in_a_second", 1.0),
+        ("rows in a second", "rows_in_a_second", 1.0),
+    ):
+        if (spread := seen[key]) is not None:
+            values = [spread[of] * scale for of in ("p50", "p90", "p99", "mean", "max")]
+            lines.append([name, *(f"{value:,.0f}" if value >= 100 else f"{value:,.2f}" for value in values)])
+    return (
+        f"{seen['requests']:,} requests of {trace['file']}, lengths x {trace['length_factor']:.3g}, arrivals at "
+        f"{trace['speed']:g} x speed: {seen['prompt_tokens']:,} prompt tokens, {seen['new_tokens']:,} new\n"
+        f"{seen['seconds']:,.1f} s: {seen['new_tokens_per_s']:,.1f} new tokens/s, {seen['tokens_per_s']:,.1f} with "
+        f"prompts, {seen['requests_per_s']:,.2f} requests/s; {seen['steps']:,} steps, {seen['rows']:,} rows, "
+        f"{seen['preemptions']:,} preemptions, overhead {seen['overhead']:.1%}, idle {seen['idle_share']:.1%}\n\n"
+        f"{columns(lines)}"
+    )

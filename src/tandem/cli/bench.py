@@ -1,0 +1,201 @@
+"""`tandem bench`: measures, and says what on: the machine, the versions, the command, the spread.
+
+A kind of benchmark is a subcommand; without one, `throughput` runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tandem.cli.options import DeviceOptions, EngineOptions, Model
+from tandem.errors import BenchError
+
+if TYPE_CHECKING:
+    from tandem.weights.checkpoint import Checkpoint
+
+DEFAULT = "throughput"
+
+ResultFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write everything to this file.", show_default=False)
+]
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.png", help="Draw it (needs matplotlib).", show_default=False),
+]
+
+
+class BenchGroup(TyperGroup):
+    """Options without a subcommand are those of the default one."""
+
+    # typer brings a click of its own, or takes the installed one, depending on its version: its Context has two homes.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+def throughput(
+    *,
+    model: Model = None,
+    what: Annotated[str, typer.Option(help="What to measure, of these.")] = "prefill,decode,mixed",
+    batch: Annotated[str, typer.Option(help="Sequences at once.")] = "1,2,4,8,9,12,16,24,32,64",
+    depth: Annotated[str, typer.Option(help="Positions that sequences have before.")] = "0,512",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each measured prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Decode steps to measure.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each, in turns; medians count.")] = 5,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of the largest step.", show_default="256, or twice the largest batch"),
+    ] = None,
+    json: ResultFile = None,
+    plot: PlotFile = None,
+    engine: DeviceOptions,
+) -> None:
+    """Prefill, decode and mixed throughput, for each batch size at each context depth (the default)."""
+    from tandem.bench.plot import plot_throughput
+    from tandem.bench.subject import open_subject
+    from tandem.bench.tables import throughput_table
+    from tandem.bench.throughput import Workload, run_throughput
+    from tandem.models.open import model_spec
+
+    batches = _numbers("--batch", batch, least=1)
+    workload = Workload(
+        kinds=tuple(dict.fromkeys(part.strip() for part in what.split(","))),
+        batches=batches,
+        depths=_numbers("--depth", depth, least=0),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        rows=rows or max(256, 2 * max(batches)),
+    )
+    _check_outputs(json, plot)
+    checkpoint = _open(model)
+    config = workload.engine_config(model_spec(checkpoint), **dataclasses.asdict(engine))
+    header = _header()
+    with open_subject(checkpoint, config) as subject:
+        result = {**header, **run_throughput(subject, workload, _progress("measurement"))}
+    _finish(result, throughput_table, plot_throughput, json, plot)
+
+
+def replay(
+    *,
+    trace: Annotated[Path, typer.Argument(help="CSV with TIMESTAMP, ContextTokens and GeneratedTokens.")],
+    model: Model = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many.", show_default="all of them")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="2 halves the time between arrivals.")] = 1.0,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences that run at once.")] = 32,
+    json: ResultFile = None,
+    plot: PlotFile = None,
+    engine: EngineOptions,
+) -> None:
+    """Latency under a trace's load: TTFT, ITL and throughput, as percentiles.
+
+    Lengths are multiplied by one factor so that the trace's longest request fits the context.
+    """
+    from tandem.bench import replay as bench
+    from tandem.bench.plot import plot_replay
+    from tandem.bench.subject import open_subject
+    from tandem.bench.tables import replay_table
+    from tandem.bench.trace import read_trace, scale_trace
+    from tandem.engine.build import EngineConfig
+
+    if not 0 < speed < float("inf"):
+        raise BenchError(f"--speed {speed:g} is not possible; give a number above 0")
+    whole = read_trace(trace)
+    _check_outputs(json, plot)
+    checkpoint = _open(model)
+    config = EngineConfig(
+        **dataclasses.asdict(engine), max_sequences=sequences, rows=max(EngineConfig().rows, sequences)
+    )
+    header = _header()
+    with open_subject(checkpoint, config) as subject:
+        scaled, factor = scale_trace(whole, subject.plan.limits.context)
+        seen = bench.replay(subject.engine, scaled[:requests], speed=speed, progress=_progress("request"))
+        result = {
+            **header,
+            **subject.to_json(),
+            "trace": {"file": trace.name, "requests": len(whole), "length_factor": factor, "speed": speed},
+            "replay": seen.to_json(),
+        }
+    _finish(result, replay_table, plot_replay, json, plot)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {DEFAULT: throughput, "replay": replay}
+
+
+def _numbers(name: str, text: str, least: int) -> tuple[int, ...]:
+    """`1,2,8` as ascending numbers, each once."""
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < least:
+        raise BenchError(f"{name} {text!r} is not a list of numbers of {least} or more; write it like 1,2,8")
+    return tuple(numbers)
+
+
+def _open(model: str | None) -> Checkpoint:
+    from tandem.llm import BUNDLED_MODEL
+    from tandem.weights.open import open_checkpoint
+
+    return open_checkpoint(BUNDLED_MODEL if model is None else model)
+
+
+def _check_outputs(result: Path | None, plot: Path | None) -> None:
+    """What could not be written in the end is refused before anything is measured."""
+    if plot is not None:
+        from tandem.bench.plot import require_matplotlib
+
+        require_matplotlib()
+    for path in (result, plot):
+        if path is None:
+            continue
+        folder = path.parent
+        if not folder.is_dir() or path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+            raise BenchError(f"{path} cannot be written; give a file in a folder that exists and is yours")
+
+
+def _header() -> dict[str, Any]:
+    from tandem.bench.report import run_header, source_checkout
+
+    return run_header(source_checkout(), shlex.join(["tandem", *sys.argv[1:]]))
+
+
+def _progress(noun: str) -> Callable[[int, int], None] | None:
+    """A line on stderr, where somebody watches it."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\r\033[K" if done == total else ""
+        print(f"\r{noun} {done:,} of {total:,}{end}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _finish(
+    result: dict[str, Any],
+    table: Callable[[dict[str, Any]], str],
+    draw: Callable[[dict[str, Any], Path], None],
+    json: Path | None,
+    plot: Path | None,
+) -> None:
+    from tandem.bench.report import write_result
+    from tandem.bench.tables import header_lines
+
+    if json is not None:
+        write_result(json, result)
+    if plot is not None:
+        draw(result, plot)
+    print(f"{header_lines(result)}\n\n{table(result)}")
