@@ -229,3 +229,10 @@ def test_a_progress_bar_goes_to_stderr(llm: LLM, capfd: pytest.CaptureFixture[st
 def test_gguf_and_safetensors_of_one_model(tmp_path: Path) -> None:
     with LLM(next(TINY.glob("*.gguf")), threads=1, max_sequences=1) as model:
         assert model.generate(PROMPTS[0], GREEDY)[0].outputs[0].text.strip()
+
+
+@pytest.mark.parametrize("placement", ["ref", "attn=cpu,ffn=ref", "attn=ref,ffn=cpu"])
+def test_placements_tell_the_same_story(llm: LLM, placement: str) -> None:
+    expected = [output.outputs[0].text for output in llm.generate(PROMPTS, GREEDY)]
+    with LLM(TINY, threads=1, placement=placement, max_sequences=4, rows=16, context=128) as model:
+        assert [output.outputs[0].text for output in model.generate(PROMPTS, GREEDY)] == expected

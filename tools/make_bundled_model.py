@@ -1,6 +1,6 @@
 """Converts the story model from its Hugging Face folder to the GGUF file that the package ships.
 
-    python tools/make_bundled_model.py ../shared/models/tandem-stories-22m src/tandem/data/tandem-stories-22m.gguf
+python tools/make_bundled_model.py ../shared/models/tandem-stories-22m src/tandem/data/tandem-stories-22m.gguf
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ ABOUT = {
 def main() -> None:
     source, target = sys.argv[1:]
     checkpoint = open_checkpoint(source)
-    export_gguf(
-        checkpoint, model_spec(checkpoint), Path(target), lambda name, shape: TensorType.Q8_0, ABOUT
-    )
+    export_gguf(checkpoint, model_spec(checkpoint), Path(target), lambda name, shape: TensorType.Q8_0, ABOUT)
     print(f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,4 +1,4 @@
-"""Tandem: a local LLM inference engine. `LLM` and `SamplingParams` are the offline API; `tandem.devices` is the seam."""
+"""Tandem: a local LLM inference engine. `LLM` and `SamplingParams` are the offline API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOMES = {
     "SamplingParams": "tandem.engine.sampling_params",
     "TandemError": "tandem.errors",
 }
-__all__ = ["LLM", "SamplingParams", "TandemError"]  # noqa: F822
+__all__ = ["LLM", "SamplingParams", "TandemError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -91,7 +91,7 @@ class LLM:
         return self._engine.counters
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What the model's files ask for (`generation_config.json`, GGUF's `general.sampling.*`); else SamplingParams()."""
+        """What the model's files ask for (`generation_config.json`, GGUF's `general.sampling.*`), else the defaults."""
         return SamplingParams(**self._sampling_defaults)  # type: ignore[arg-type]
 
     def generate(

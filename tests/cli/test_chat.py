@@ -102,7 +102,7 @@ def test_models_without_a_template_are_refused() -> None:
 
 
 class Terminal:
-    """`tandem chat` in a pseudo-terminal; `wait_for` reads on until a text appears."""
+    """`tandem chat` in a pseudo-terminal."""
 
     def __init__(self, *arguments: str) -> None:
         self._screen, inside = pty.openpty()
@@ -113,17 +113,19 @@ class Terminal:
         )  # fmt: skip
         os.close(inside)
         self.seen = ""
+        self._found = 0
 
     def type(self, text: str) -> None:
         os.write(self._screen, text.encode())
 
     def wait_for(self, text: str, seconds: float = 30) -> None:
+        """Reads until `text` appears after what an earlier call found."""
         end = time.monotonic() + seconds
-        start = len(self.seen)
-        while text not in self.seen[start:]:
+        while (at := self.seen.find(text, self._found)) < 0:
             ready, _, _ = select.select([self._screen], [], [], max(0, end - time.monotonic()))
             assert ready, f"{text!r} did not come after: {self.seen}"
             self.seen += os.read(self._screen, 4096).decode(errors="replace")
+        self._found = at + len(text)
 
     def close(self) -> int:
         try:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from devices.runner import Runner
 from models.cases import CASES, Case, config
 from models.tiny import weights, write_hf
-
 from tandem import _native
 from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout

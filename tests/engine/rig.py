@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from toy_device import ToyProgram, toy_executor, toy_plan, toy_spec
+from toy_device import toy_executor, toy_plan, toy_spec
 
 from tandem.engine.engine import Engine
 from tandem.engine.request import Delta, Request, TokenLogprobs
@@ -49,8 +49,6 @@ class Rig:
         self.results: dict[str, dict[int, Sample]] = {}
         self.ended: set[str] = set()
         self._names = 0
-
-    program: ToyProgram
 
     def submit(self, prompt: list[int], params: SamplingParams, *, priority: int = 0, salt: str = "") -> str:
         self._names += 1

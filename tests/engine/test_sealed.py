@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from numpy_allocations import counted
-from paths import SHARED
 
+from paths import SHARED
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.request import Request
 from tandem.engine.sampling_params import SamplingParams

@@ -51,7 +51,14 @@ def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
 def check(path: Path, case: Case, device: Device, golden: dict[str, np.ndarray]) -> None:
     checkpoint = open_checkpoint(str(path))
     spec = model_spec(checkpoint)
-    runner = Runner(spec, checkpoint, [(device, range(len(spec.blocks)))], rows=24, context=48, page_size=PAGE_SIZES[device.info.kind])
+    runner = Runner(
+        spec,
+        checkpoint,
+        [(device, range(len(spec.blocks)))],
+        rows=24,
+        context=48,
+        page_size=PAGE_SIZES[device.info.kind],
+    )
     results = runner.forward(case.prompts, chunk=10, decode=6)
     for index, logits in enumerate(results):
         assert relative_error(logits, golden[f"{case.name}/{index}"]) < BOUND, f"prompt {index}"

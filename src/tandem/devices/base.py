@@ -26,7 +26,7 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A point on a timeline: reached once the timeline's value is at least `value`. Host and devices wait and signal."""
+    """A point on a timeline, reached once its value is at least `value`; host and devices wait for it and signal it."""
 
     timeline: Timeline
     value: int
@@ -152,8 +152,9 @@ class Device(Protocol):
         ...
 
     def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
-        """Bytes that loading these blocks will keep resident, from types and shapes alone; a tensor that several of them
-        share counts as often as the device holds it. Raises as `load` does.
+        """Bytes that loading these blocks will keep resident, from types and shapes alone.
+
+        A tensor that several of them share counts as often as the device holds it. Raises as `load` does.
         """
         ...
 

@@ -33,8 +33,8 @@ def export_gguf(
 ) -> None:
     """Writes `checkpoint`, a Hugging Face folder, to `path`.
 
-    about: `general.*` strings (name, license, …). Raises UnsupportedModelError where GGUF has no place for what the model
-    is, ModelFileError where a file is missing or cannot be written.
+    about: `general.*` strings (name, license, …). Raises UnsupportedModelError where GGUF has no place for what the
+    model is, ModelFileError where a file is missing or cannot be written.
     """
     tensors = list(_tensors(checkpoint, spec, choose))
     types = [tensor.type for tensor in tensors if len(tensor.shape) == 2]

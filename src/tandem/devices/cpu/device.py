@@ -54,9 +54,7 @@ class CpuBlock:
 
     @property
     def bytes(self) -> int:
-        return sum(p.matrix.bytes for p in self.matrices.values()) + sum(
-            v.nbytes for v in self.vectors.values()
-        )
+        return sum(p.matrix.bytes for p in self.matrices.values()) + sum(v.nbytes for v in self.vectors.values())
 
     def vector(self, role: str) -> Float32Array:
         return self.vectors.get(role, _NONE)
@@ -206,9 +204,7 @@ class CpuDevice:
 
     def _program(self, rows: int, buffers: StepBuffers) -> _native.Program:
         try:
-            return _native.Program(
-                self.isa, self.threads, rows, buffers.hidden, buffers.logits, buffers.partials
-            )
+            return _native.Program(self.isa, self.threads, rows, buffers.hidden, buffers.logits, buffers.partials)
         except ValueError as error:
             raise DeviceError(f"cpu: {error}") from None
 
@@ -279,9 +275,7 @@ def _add(native: _native.Program, block: CpuBlock, kv: Sequence[CpuKVPool]) -> N
                 bias=block.vector("bias"),
             )
         case HeadSpec() as spec:
-            native.add_head(
-                output=matrices["output"], norm=block.norm("norm", spec.norm), softcap=spec.softcap or 0.0
-            )
+            native.add_head(output=matrices["output"], norm=block.norm("norm", spec.norm), softcap=spec.softcap or 0.0)
 
 
 def _rope(spec: AttentionSpec) -> _native.Rope:
