@@ -25,6 +25,7 @@ from typing import Any
 
 from tandem.bench.machine import describe_machine, measure_read_bandwidth
 from tandem.bench.report import Summary, run_header, write_result
+from tandem.bench.subject import step_weight_bytes
 from tandem.engine.sampling_params import SamplingParams
 from tandem.llm import BUNDLED_MODEL, LLM
 from tandem.models.open import model_spec
@@ -74,7 +75,10 @@ def compare(model: Path, options: argparse.Namespace) -> None:
     about: dict[str, str] = {}
     header = run_header(REPO, command_line(model, options))
     samples: dict[str, dict[str, list[float]]] = {side: {COLD: [], PREFILL: [], DECODE: []} for side in sides}
+    weights = bytes_per_token(model)
+    bandwidth: list[float] = []
     for turn in range(options.rounds + 1):
+        bandwidth.append(measure_read_bandwidth(weights, options.threads))
         for side in sorted(sides, reverse=turn % 2 == 1):
             measured, about[side] = sides[side](model, options)
             if turn:  # the first one fills the page cache and the bytecode cache
@@ -82,7 +86,8 @@ def compare(model: Path, options: argparse.Namespace) -> None:
                     samples[side][quantity].append(value)
         print(f"\r{model.name}: round {turn} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    weights = bytes_per_token(model)
+    checkpoint = open_checkpoint(model)
+    weights = step_weight_bytes(model_spec(checkpoint), checkpoint)
     bandwidth = measure_read_bandwidth(weights, options.threads)
     result = {
         **header,
@@ -91,7 +96,7 @@ def compare(model: Path, options: argparse.Namespace) -> None:
         "threads": options.threads,
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": options.new_tokens,
-        "read_bandwidth_bytes_per_s": bandwidth,
+        "read_bandwidth_bytes_per_s": Summary.of(bandwidth).to_json(),
         "skipped": {} if skipped is None else {"llama.cpp": skipped},
         "results": {
             side: {quantity: Summary.of(values).to_json() for quantity, values in quantities.items()}
@@ -169,13 +174,6 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def bytes_per_token(model: Path) -> int:
-    """Weight bytes that one decoded token reads: all blocks but the embedding, of which it reads one row."""
-    checkpoint = open_checkpoint(model)
-    spec = model_spec(checkpoint)
-    return sum(checkpoint.tensors[name].nbytes for block in spec.tensors[1:] for name in block.values())
-
-
 def command_line(model: Path, options: argparse.Namespace) -> str:
     """The command that measures this model again; folders outside the repository are left to the reader."""
     command = ["python", "benchmarks/compare_llama_cpp.py"]
@@ -187,7 +185,7 @@ def command_line(model: Path, options: argparse.Namespace) -> str:
 
 
 def show(result: dict[str, Any], samples: dict[str, dict[str, list[float]]], skipped: str | None) -> None:
-    bandwidth, weights = result["read_bandwidth_bytes_per_s"], result["model"]["weight_bytes_per_token"]
+    bandwidth, weights = result["read_bandwidth_bytes_per_s"]["median"], result["model"]["weight_bytes_per_token"]
     print(f"\n{result['model']['file']}, {result['model']['bytes'] / 1e6:,.1f} MB, {result['threads']} threads")
     print(f"{describe_machine()}\n{result['command']}\ncommit {result['commit']}")
     for side, about in result["sides"].items():
@@ -199,11 +197,15 @@ def show(result: dict[str, Any], samples: dict[str, dict[str, list[float]]], ski
         PREFILL: f"prefill of {result['prompt_tokens']}, tokens/s",
         DECODE: f"decode of {result['new_tokens']}, tokens/s",
     }
-    print(f"{'median (lowest to highest)':30}" + "".join(f"{side:>36}" for side in samples))
+    print(
+        f"{'median (lowest to highest)':30}"
+        + "".join(f"{side:>36}" for side in samples)
+        + "    first / second" * (len(samples) == 2)
+    )
     for quantity, label in labels.items():
         summaries = [Summary.of(quantities[quantity]) for quantities in samples.values()]
         line = f"{label:30}" + "".join(f"{summary!s:>36}" for summary in summaries)
-        print(line + (f"{summaries[0].median / summaries[1].median:>9.2f} x" if len(summaries) == 2 else ""))
+        print(line + (f"{summaries[0].median / summaries[1].median:>18.2f}" if len(summaries) == 2 else ""))
     shares = [Summary.of(quantities[DECODE]).median * weights / bandwidth for quantities in samples.values()]
     print(f"{'decode / read bandwidth':30}" + "".join(f"{share:>36.1%}" for share in shares))
     print(f"read bandwidth of {weights / 1e6:,.1f} MB, again and again: {bandwidth / 1e9:.1f} GB/s")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from paths import SHARED
+from tandem.devices.spec import KVDtype
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import DeviceError, MemoryPlanError, ModelFileError, RequestError
 from tandem.llm import LLM
@@ -44,12 +45,15 @@ def test_results_stand_in_order_and_are_those_of_each_prompt_alone(llm: LLM) -> 
     assert llm.tokenizer.decode(outputs[0].outputs[0].token_ids) == outputs[0].outputs[0].text.removeprefix(" ")
 
 
-def test_logits_do_not_depend_on_batch_chunks_or_cache() -> None:
+@pytest.mark.parametrize("kv_dtype", ["f16", "q8_0"])
+def test_logits_do_not_depend_on_batch_chunks_or_cache(kv_dtype: KVDtype) -> None:
     params = SamplingParams(max_tokens=40, temperature=1.0, seed=3, logprobs=3, ignore_eos=True)
-    prompts = [PROMPTS[0], " ".join(PROMPTS), PROMPTS[0] + ", there was", *PROMPTS]
+    prompts = ["Once upon a time", "The fox and the wolf " * 70, "Once upon a time, there", *PROMPTS]
     results = []
     for sequences, rows, prefix_cache in [(1, 512, False), (8, 64, True), (5, 7, True), (7, 33, False)]:
-        with LLM(TINY, threads=1, max_sequences=sequences, rows=rows, prefix_cache=prefix_cache) as model:
+        with LLM(
+            threads=1, max_sequences=sequences, rows=rows, prefix_cache=prefix_cache, kv_dtype=kv_dtype, context=512
+        ) as model:
             results.append([output.outputs for output in model.generate(prompts, params)])
     assert all(result == results[0] for result in results[1:])
 

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings/bindings.h"
+#include "src/allocations.h"
 #include "src/lane.h"
 #include "src/program.h"
 #include "src/workspace.h"
@@ -209,6 +210,8 @@ void bind_cpu(nb::module_& m) {
     bind_workspace(m);
     bind_lane(m);
     m.attr("PAGE_SIZE") = kPageSize;
+    m.def("allocations", &allocations,
+          "How often this module has allocated 4 KiB or more since it was loaded, over all threads.");
     m.def(
         "choose_isa", [](const std::string& name) { return std::string(choose_kernels(name.c_str()).name); },
         "name"_a,

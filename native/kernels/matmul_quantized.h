@@ -11,27 +11,25 @@
 
 namespace tandem::TANDEM_ISA {
 
-// Registers bound the product of both: a tile keeps a dot (Q6_K: two) and an accumulator for each vector and
-// row.
+// Most activation rows of a tile. Registers bound it: a tile keeps a dot (Q6_K: two) and an accumulator for
+// each row and vector.
+template <WeightType T>
 #if defined(__AVX512F__)
-template <WeightType T>
 inline constexpr int kTileRows = T == WeightType::kQ6_K ? 4 : 6;
-template <WeightType T>
-constexpr int tile_vectors(int rows) {
-    return rows <= (T == WeightType::kQ6_K ? 2 : 3) ? 4 : 2;
-}
 #else
-template <WeightType T>
 inline constexpr int kTileRows = 3;
+#endif
+
+// Vectors of weight rows of a tile: more where only a single tile can have so few rows.
+inline constexpr int kMostVectors = 4;
 template <WeightType T>
 constexpr int tile_vectors(int rows) {
-    return rows == 1 ? 4 : 2;
+    return rows < (kTileRows<T> + 1) / 2 ? kMostVectors : 2;
 }
-#endif
 
 inline constexpr int kRunBlocks = 32;  // columns / 32 of a run that several row tiles share
 inline constexpr int kScaleBlocks =
-    512;  // TileScales on the stack: 16 tiles of such a run, or one tile's long run
+    512;  // TileScales on the stack: 16 tiles of such a run, or one of a long run
 inline constexpr int kTilesAtOnce = kScaleBlocks / kRunBlocks;
 inline constexpr int64_t kAhead = 4096;  // bytes that a single tile fetches ahead
 static_assert(kRunBlocks % kPanelBlocks == 0);
@@ -97,46 +95,61 @@ TANDEM_INLINE void load_pair(const uint8_t* quants, Bytes& low, Bytes& high) {
     }
 }
 
-// Block `b` of a panel, for the vector of rows that starts at `lane`.
+// The blocks' float32 scales for the vectors of a tile: the scale, then the second half's scale (Q6_K) or the
+// minimum.
 template <WeightType T>
-struct PackedBlock {
+struct alignas(64) BlockScales {
+    static constexpr bool kHasSecond = has_minimum(T) || T == WeightType::kQ6_K;
+    float values[kHasSecond ? 2 : 1][kMostVectors][kVectorRows];
+};
+
+template <WeightType T>
+TANDEM_INLINE const uint8_t* run_start(const PackedMatrix& w, int64_t vector, int64_t first_block) {
+    return vector_group(w, vector) + first_block / kPanelBlocks * panel_bytes(T);
+}
+
+// Where one vector of rows is inside the packed matrix: a panel and the lane of the group where it starts.
+template <WeightType T>
+struct PanelVector {
     const uint8_t* panel;
-    int lane, b;
+    int lane;
 
     template <int j>
-    TANDEM_INLINE void pair(Bytes& low, Bytes& high) const {
+    TANDEM_INLINE void pair(int b, Bytes& low, Bytes& high) const {
         load_pair<T, j>(panel + header_bytes(T) + b * block_bytes(T) + 4 * lane, low, high);
     }
-    TANDEM_INLINE Floats scale() const {
-        if constexpr (T == WeightType::kQ6_K) {
-            return multiply(widen_f16(panel + 2 * lane), widen_i8(panel + 64 + 32 * b + lane));
+
+    // Widens the scales of the panel's first `blocks` blocks into vector v of `out`.
+    TANDEM_INLINE void widen_scales(int blocks, int v, BlockScales<T>* out) const {
+        const uint8_t* at =
+            panel + lane;  // to the byte-sized scales; two lanes' bytes a lane for float16 ones
+        for (int b = 0; b < blocks; ++b) {
+            float* first = out[b].values[0][v];
+            float* second = out[b].values[BlockScales<T>::kHasSecond ? 1 : 0][v];
+            if constexpr (T == WeightType::kQ6_K) {
+                const Floats d = widen_f16(at + lane);
+                store_floats(first, multiply(d, widen_i8(at + 64 + 32 * b)));
+                store_floats(second, multiply(d, widen_i8(at + 80 + 32 * b)));
+            } else if constexpr (is_k_quant(T)) {
+                store_floats(first, multiply(widen_f16(at + lane), widen_u8(at + 64 + 16 * b)));
+                store_floats(second, multiply(widen_f16(at + lane + 32), widen_u8(at + 192 + 16 * b)));
+            } else {
+                store_floats(first, widen_f16(at + lane + 32 * b));
+                if constexpr (has_minimum(T)) store_floats(second, widen_f16(at + lane + 256 + 32 * b));
+            }
         }
-        if constexpr (is_k_quant(T)) {
-            return multiply(widen_f16(panel + 2 * lane), widen_u8(panel + 64 + 16 * b + lane));
-        }
-        return widen_f16(panel + 32 * b + 2 * lane);
-    }
-    // The second half's scale (Q6_K) or the minimum.
-    TANDEM_INLINE Floats second() const {
-        if constexpr (T == WeightType::kQ6_K) {
-            return multiply(widen_f16(panel + 2 * lane), widen_i8(panel + 80 + 32 * b + lane));
-        }
-        if constexpr (is_k_quant(T)) {
-            return multiply(widen_f16(panel + 32 + 2 * lane), widen_u8(panel + 192 + 16 * b + lane));
-        }
-        return widen_f16(panel + 256 + 32 * b + 2 * lane);
     }
 };
 
-// Adds to `dots` one pair of quads.
+// Adds to `dots` one pair of quads of block `b`.
 template <WeightType T, int j, int kVectors, int kRows>
-TANDEM_INLINE void add_pair(const PackedBlock<T> (&w)[kVectors], const int8_t* q, int64_t stride,
+TANDEM_INLINE void add_pair(const PanelVector<T> (&w)[kVectors], int b, const int8_t* q, int64_t stride,
                             Dot<T> (&dots)[kVectors][kRows], Dot<T> (&second_dots)[kVectors][kRows]) {
     constexpr bool kSplit = T == WeightType::kQ6_K;
     constexpr int kLowStep = kSplit ? j : 2 * j, kHighStep = kSplit ? j : 2 * j + 1;
     Bytes low[kVectors], high[kVectors];
     TANDEM_UNROLL
-    for (int v = 0; v < kVectors; ++v) w[v].template pair<j>(low[v], high[v]);
+    for (int v = 0; v < kVectors; ++v) w[v].template pair<j>(b, low[v], high[v]);
     TANDEM_UNROLL
     for (int r = 0; r < kRows; ++r) {
         const Bytes x = broadcast_quad(q + r * stride + 4 * j);
@@ -153,10 +166,11 @@ TANDEM_INLINE void add_pair(const PackedBlock<T> (&w)[kVectors], const int8_t* q
     }
 }
 
-// acc gains one block of 32 columns; q points at the block in the tile's first row.
+// acc gains block `b` of a panel; q points at the block in the tile's first row.
 template <WeightType T, int kVectors, int kRows>
-TANDEM_INLINE void add_block(const PackedBlock<T> (&w)[kVectors], const int8_t* q, int64_t stride,
-                             const TileScales<T>& x, Floats (&acc)[kVectors][kRows]) {
+TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b, const BlockScales<T>& scales,
+                             const int8_t* q, int64_t stride, const TileScales<T>& x,
+                             Floats (&acc)[kVectors][kRows]) {
     constexpr bool kSplit = T == WeightType::kQ6_K;
     Dot<T> dots[kVectors][kRows], second_dots[kVectors][kRows];
     TANDEM_UNROLL
@@ -167,20 +181,20 @@ TANDEM_INLINE void add_block(const PackedBlock<T> (&w)[kVectors], const int8_t* 
             if constexpr (kSplit) second_dots[v][r].start(x.second_start[r]);
         }
     }
-    add_pair<T, 0>(w, q, stride, dots, second_dots);
-    add_pair<T, 1>(w, q, stride, dots, second_dots);
-    add_pair<T, 2>(w, q, stride, dots, second_dots);
-    add_pair<T, 3>(w, q, stride, dots, second_dots);
+    add_pair<T, 0>(w, b, q, stride, dots, second_dots);
+    add_pair<T, 1>(w, b, q, stride, dots, second_dots);
+    add_pair<T, 2>(w, b, q, stride, dots, second_dots);
+    add_pair<T, 3>(w, b, q, stride, dots, second_dots);
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const Floats scale = w[v].scale();
-        Floats second = scale;
-        if constexpr (kSplit || has_minimum(T)) second = w[v].second();
+        const Floats scale = load_floats(scales.values[0][v]);
+        const Floats second = load_floats(scales.values[BlockScales<T>::kHasSecond ? 1 : 0][v]);
         TANDEM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             const Floats dx = all_floats(x.scale[r]), dot = dots[v][r].finish(x.start[r]);
             if constexpr (kSplit) {
-                const Floats t = multiply_add(second, second_dots[v][r].finish(x.second_start[r]), multiply(scale, dot));
+                const Floats t =
+                    multiply_add(second, second_dots[v][r].finish(x.second_start[r]), multiply(scale, dot));
                 acc[v][r] = multiply_add(dx, t, acc[v][r]);
             } else {
                 acc[v][r] = multiply_add(multiply(scale, dx), dot, acc[v][r]);
@@ -215,30 +229,43 @@ struct Prefetch {
     }
 };
 
-// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over
-// `blocks` blocks from `first_block` on (a multiple of a panel's).
+// Rows and columns of one register tile: `rows` from `row` on, over `blocks` blocks from `first_block` on (a
+// multiple of a panel's), for vectors from `vector` on, those before `end`.
+struct Tile {
+    int64_t vector, end;
+    int row;
+    int64_t first_block;
+    int blocks;
+};
+
+// `prepared` holds the weights' scales for all blocks, from the tile's first vector on; where it is null, the
+// tile widens them panel by panel.
 template <WeightType T, int kVectors, int kRows>
-inline void quantized_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first_block,
-                           int blocks, const TileScales<T>* x, const Prefetch& ahead) {
-    const OutTile out(p, vector, end, row);
+inline void quantized_tile(const Product& p, const Tile& tile, const TileScales<T>* x,
+                           const BlockScales<T>* prepared, const Prefetch& ahead) {
+    const OutTile out(p, tile.vector, tile.end, tile.row);
     Floats acc[kVectors][kRows];
-    out.start(first_block > 0, acc);
-    PackedBlock<T> w[kVectors];
+    out.start(tile.first_block > 0, acc);
+    PanelVector<T> w[kVectors];
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
         // A vector too many repeats the last one, and is not stored.
-        const int64_t at = smaller(vector + v, end - 1);
-        w[v] = {vector_group(*p.w, at) + first_block / kPanelBlocks * panel_bytes(T), vector_lane(at), 0};
+        const int64_t at = smaller(tile.vector + v, tile.end - 1);
+        w[v] = {run_start<T>(*p.w, at, tile.first_block), vector_lane(at)};
     }
     const int64_t stride = p.x->columns;
-    const int8_t* q = p.x->q + row * stride + first_block * kBlockColumns;
-    for (int done = 0; done < blocks; done += kPanelBlocks) {
-        const int n = static_cast<int>(smaller(kPanelBlocks, blocks - done));
+    const int8_t* q = p.x->q + tile.row * stride + tile.first_block * kBlockColumns;
+    BlockScales<T> own[kPanelBlocks];
+    for (int done = 0; done < tile.blocks; done += kPanelBlocks) {
+        const int n = static_cast<int>(smaller(kPanelBlocks, tile.blocks - done));
+        const BlockScales<T>* scales = prepared ? prepared + done : own;
+        if (!prepared) {
+            TANDEM_UNROLL
+            for (int v = 0; v < kVectors; ++v) w[v].widen_scales(n, v, own);
+        }
         for (int b = 0; b < n; ++b, ++x, q += kBlockColumns) {
             ahead.block<T, (kVectors + kGroupVectors - 1) / kGroupVectors>(done + b);
-            TANDEM_UNROLL
-            for (int v = 0; v < kVectors; ++v) w[v].b = b;
-            add_block<T>(w, q, stride, *x, acc);
+            add_block<T>(w, b, scales[b], q, stride, *x, acc);
         }
         TANDEM_UNROLL
         for (int v = 0; v < kVectors; ++v) w[v].panel += panel_bytes(T);
@@ -246,43 +273,54 @@ inline void quantized_tile(const Product& p, int64_t vector, int64_t end, int ro
     out.store(acc);
 }
 
+// All row tiles [tile_begin, tile_end) over one run of columns, for all vectors of the product.
+template <WeightType T>
+inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_begin, int tile_end,
+                          int64_t first_block, int blocks, const TileScales<T>* x) {
+    const int64_t begin = p.group_begin * kGroupVectors, end = p.group_end * kGroupVectors;
+    const int step = tile_vectors<T>(tiles.rows(tile_begin)), count = tile_end - tile_begin;
+    const bool shared = tiles.count > 1;
+    BlockScales<T> scales[kRunBlocks];
+    for (int64_t v = begin; v < end; v += step) {
+        // A single tile fetches along its own groups; several, the run of the vectors after theirs.
+        const uint8_t* next = run_start<T>(*p.w, v, first_block) + kAhead;
+        if (shared) {
+            next = v + step < end ? run_start<T>(*p.w, v + step, first_block)
+                                  : run_start<T>(*p.w, begin, first_block + blocks);
+            for (int i = 0; i < step; ++i) {
+                const int64_t at = smaller(v + i, end - 1);
+                for (int b = 0; b < blocks; b += kPanelBlocks) {
+                    const PanelVector<T> vector{run_start<T>(*p.w, at, first_block + b), vector_lane(at)};
+                    vector.widen_scales(static_cast<int>(smaller(kPanelBlocks, blocks - b)), i, scales + b);
+                }
+            }
+        }
+        for (int t = tile_begin; t < tile_end; ++t) {
+            const Tile tile{v, end, tiles.begin(t), first_block, blocks};
+            const Prefetch ahead{next, p.w->group_bytes, t - tile_begin, count};
+            with_constant<kTileRows<T>>(tiles.rows(t), [&](auto rows) {
+                quantized_tile<T, tile_vectors<T>(rows()), rows()>(p, tile, x + (t - tile_begin) * blocks,
+                                                                   shared ? scales : nullptr, ahead);
+            });
+        }
+    }
+}
+
 template <WeightType T>
 inline void multiply_quantized(const Product& p) {
-    constexpr int kMost = kTileRows<T>;
-    const int64_t all = p.x->columns / kBlockColumns, end = p.group_end * kGroupVectors;
-    const EvenTiles tiles(p.rows, kMost);
+    const EvenTiles tiles(p.rows, kTileRows<T>);
+    const int64_t all = p.x->columns / kBlockColumns;
+    const int run = tiles.count == 1 ? kScaleBlocks : kRunBlocks;
     TileScales<T> scales[kScaleBlocks];
-    const auto run_start = [&](int64_t v, int64_t block) {
-        return vector_group(*p.w, v) + block / kPanelBlocks * panel_bytes(T);
-    };
-    for (int batch = 0; batch < tiles.count; batch += kTilesAtOnce) {
-        const int batch_end = static_cast<int>(smaller(batch + kTilesAtOnce, tiles.count));
-        const int run = tiles.count == 1 ? kScaleBlocks : kRunBlocks;
+    for (int tile = 0; tile < tiles.count; tile += kTilesAtOnce) {
+        const int tile_end = static_cast<int>(smaller(tile + kTilesAtOnce, tiles.count));
         for (int64_t first = 0; first < all; first += run) {
-            const int n = static_cast<int>(smaller(run, all - first));
-            for (int t = batch; t < batch_end; ++t) {
-                prepare_tile<T>(*p.x, tiles.begin(t), tiles.rows(t), first, n, scales + (t - batch) * run);
+            const int blocks = static_cast<int>(smaller(run, all - first));
+            for (int t = tile; t < tile_end; ++t) {
+                prepare_tile<T>(*p.x, tiles.begin(t), tiles.rows(t), first, blocks,
+                                scales + (t - tile) * blocks);
             }
-            // Tiles differ by one row at most, but that may change how many vectors they take at a time.
-            const int step = tile_vectors<T>(p.rows / tiles.count);
-            for (int64_t v = p.group_begin * kGroupVectors; v < end; v += step) {
-                // A single tile fetches along its own groups; several, the run of the vectors after theirs.
-                const uint8_t* next = run_start(v, first) + kAhead;
-                if (tiles.count > 1) {
-                    next = v + step < end ? run_start(v + step, first)
-                                          : run_start(p.group_begin * kGroupVectors, first + run);
-                }
-                for (int t = batch; t < batch_end; ++t) {
-                    const Prefetch ahead{next, p.w->group_bytes, t - batch, batch_end - batch};
-                    with_constant<kMost>(tiles.rows(t), [&](auto rows) {
-                        constexpr int kVectors = tile_vectors<T>(rows());
-                        for (int64_t u = v; u < smaller(v + step, end); u += kVectors) {
-                            quantized_tile<T, kVectors, rows()>(p, u, end, tiles.begin(t), first, n,
-                                                                scales + (t - batch) * run, ahead);
-                        }
-                    });
-                }
-            }
+            quantized_run<T>(p, tiles, tile, tile_end, first, blocks, scales);
         }
     }
 }

@@ -55,8 +55,8 @@ TANDEM_INLINE Floats widen_i8(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
-// The running int32 dots of 16 rows. `first` is what they count from; `add` takes the weights of one quad and the
-// broadcast activation quad, in steps counted from 0.
+// The running int32 dots of 16 rows. `first` is what they count from; `add` takes the weights of one quad and
+// the broadcast activation quad, in steps counted from 0.
 template <WeightType T>
 struct Dot {
     static constexpr int kZeroPoint = zero_point(T);
@@ -127,9 +127,10 @@ TANDEM_INLINE __m256i in_order(__m256i a) {
     return a;
 }
 
-// Products of unsigned and signed bytes come as saturating int16 pairs. Weights of n bits leave room for several pairs
-// in int16 before they must be widened: 16 * 15 * 127, 8 * 31 * 127 and 4 * 63 * 127 are all below 2^15. Unsigned 8-bit
-// weights would overflow, so those are taken signed, as |w| and sign(w) x, which is at most 2 * 128 * 127.
+// Products of unsigned and signed bytes come as saturating int16 pairs. Weights of n bits leave room for
+// several pairs in int16 before they must be widened: 16 * 15 * 127, 8 * 31 * 127 and 4 * 63 * 127 are all
+// below 2^15. Unsigned 8-bit weights would overflow, so those are taken signed, as |w| and sign(w) x, which
+// is at most 2 * 128 * 127.
 template <WeightType T>
 struct Dot {
     static constexpr int kZeroPoint = quant_bits(T) == 8 ? 0 : zero_point(T);

@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "src/allocations.h"
+
 namespace tandem {
 
 MappedMemory::MappedMemory(size_t bytes) : bytes_(bytes) {
@@ -12,6 +14,7 @@ MappedMemory::MappedMemory(size_t bytes) : bytes_(bytes) {
     void* p =
         mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
+    count_allocation(bytes);
     constexpr size_t huge_page = size_t{2} << 20;
     if (bytes >= 2 * huge_page) madvise(p, bytes, MADV_HUGEPAGE);
     data_ = static_cast<uint8_t*>(p);

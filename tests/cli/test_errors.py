@@ -35,7 +35,7 @@ VOCABULARY_ONLY = SHARED / "data/vocab/ggml-vocab-qwen2.gguf"
         (["x", "--placement", "tpu"], ["'tpu'", "cpu"]),
         (["x", "--placement", "attn=cpu"], ["attn=DEVICE", "ffn=DEVICE"]),
         (["x", "-m", "/nowhere/model.gguf"], ["no model at", "/nowhere/model.gguf"]),
-        (["x", "-m", Path(__file__).parent], ["not a model's folder", "test_errors.py"]),
+        (["x", "-m", Path(__file__).parent], ["not a model's folder", "commands.py"]),
         (["x", "-m", __file__], ["test_errors.py is not a model file"]),
         (["x", "-m", VOCABULARY_ONLY], ["token_embd.weight", "missing"]),
     ],

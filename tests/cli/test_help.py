@@ -17,7 +17,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [[], ["run"], ["chat"], ["inspect"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["run"], ["chat"], ["inspect"], ["plan-memory"], ["bench"], ["bench", "replay"]]
+)
 def test_help_into_a_pipe_has_no_colour(arguments: list[str]) -> None:
     # What CI sets makes typer believe in a terminal.
     plain = {key: value for key, value in os.environ.items() if key not in ("GITHUB_ACTIONS", "FORCE_COLOR")}
@@ -28,7 +30,7 @@ def test_help_into_a_pipe_has_no_colour(arguments: list[str]) -> None:
 
 def test_every_command_has_a_help_line() -> None:
     listing = tandem("--help").stdout
-    for command in ("run", "chat", "inspect"):
+    for command in ("run", "chat", "inspect", "plan-memory", "bench"):
         (line,) = [line for line in listing.splitlines() if line.strip("│ ").startswith(command + " ")]
         assert len(line.strip("│ ").split()) > 3
 

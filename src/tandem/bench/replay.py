@@ -27,8 +27,8 @@ class Replay:
     """What was seen, all times in seconds after the start.
 
     first, last: by request, its first and last token. token_times: of all tokens, ascending. gaps: between tokens of
-    one request. step_*: by step, its end, its rows, and how many sequences ran and waited when it began. waited_s: the
-    part of `seconds` in which the devices worked; idle_s: in which there was nothing to do.
+    one request. step_*: by step, its end, its rows, and how many sequences ran and waited after it. waited_s: the part
+    of `seconds` in which the devices worked; idle_s: in which there was nothing to do.
     """
 
     requests: Sequence[TraceRequest]
@@ -126,12 +126,12 @@ def replay(
             seen.idle_s += time.perf_counter() - start - now
             continue
         rows = engine.counters.rows
-        seen.step_running.append(len(engine.scheduler.running))
-        seen.step_waiting.append(engine.scheduler.waiting)
         deltas = engine.step()
         now = time.perf_counter() - start
         seen.step_ends.append(now)
         seen.step_rows.append(engine.counters.rows - rows)
+        seen.step_running.append(len(engine.scheduler.running))
+        seen.step_waiting.append(engine.scheduler.waiting)
         for delta in deltas:
             if delta.error is not None:
                 raise BenchError(f"a request of the trace failed: {delta.error}")

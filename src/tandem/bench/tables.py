@@ -61,9 +61,9 @@ def throughput_table(result: dict[str, Any]) -> str:
             lines.append(line)
         blocks.append(f"depth {depth:,}\n{columns(lines)}")
     blocks.append(
-        f"Medians of {workload['rounds']} rounds (lowest to highest). Of smaller: over the best of all smaller batches.\n"
-        "Overhead: share of the time in which no device works. Of bandwidth: bytes that a step must read, over what the\n"
-        "machine was measured to read in that time.\n"
+        f"Medians of {workload['rounds']} rounds (lowest to highest). Of smaller: over the best of all smaller\n"
+        "batches. Overhead: share of the time in which no device works. Of bandwidth: bytes that a step must\n"
+        "read, over what the machine was measured to read in that time.\n"
         f"Most KV bytes copied in a step: {_most_copied(result):,.0f}."
     )
     return "\n\n".join(blocks)

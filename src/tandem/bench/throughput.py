@@ -66,11 +66,12 @@ class Workload:
 
     @property
     def context(self) -> int:
-        """Positions that the longest sequence comes to."""
+        """Whole pages for the longest sequence, and one page that admission keeps in reserve; in positions."""
         # Those that decode first go on while the last of their batch are still at their prompt's last page.
         start = 4 + max(self.batches) * PAGE_SIZE // self.rows
         steps = _WARM_STEPS + max(self.new_tokens, self.mixed_steps)
-        return max(self.depths) + max(self.prompt_tokens, start + steps) + 2
+        longest = max(self.depths) + max(self.prompt_tokens, start + steps) + 2
+        return (-(-longest // PAGE_SIZE) + 1) * PAGE_SIZE
 
     def engine_config(self, spec: ModelSpec, **engine: Any) -> EngineConfig:
         """An engine of just the size that this needs; `engine` are other fields of EngineConfig.
@@ -80,7 +81,7 @@ class Workload:
         if self.context > spec.context:
             raise BenchError(
                 f"a depth of {max(self.depths):,} with prompts of {self.prompt_tokens:,} and answers of "
-                f"{self.new_tokens:,} tokens comes to {self.context:,} positions, and {spec.name} was trained for "
+                f"{self.new_tokens:,} tokens needs a context of {self.context:,}, and {spec.name} was trained for "
                 f"{spec.context:,}; choose smaller sizes"
             )
         sequences = max(self.batches) + self.prompts_in_flight
@@ -113,10 +114,11 @@ class Span:
 class ThroughputBench:
     """Drives an engine that serves nothing else. Every method leaves it idle."""
 
-    def __init__(self, engine: Engine, workload: Workload, seed: int = 0) -> None:
+    def __init__(self, engine: Engine, workload: Workload) -> None:
         self._engine = engine
         self._workload = workload
-        self._draw = np.random.default_rng(seed)
+        # Never the same twice: a prompt that the prefix cache knows would not be computed.
+        self._draw = np.random.default_rng()
         self._ids = count()
         self._beginnings = [self._tokens(max(workload.depths) + 1) for _ in range(max(workload.batches))]
 
@@ -136,7 +138,8 @@ class ThroughputBench:
             self._submit(beginning[:depth] + self._tokens(self._workload.prompt_tokens), 1)
         with self._timed() as span:
             self._run_until_idle()
-        return span()
+        # What a beginning has behind its last whole page is computed again.
+        return self._checked(span(), batch * (self._workload.prompt_tokens + depth % PAGE_SIZE))
 
     def _decode(self, batch: int, depth: int) -> Span:
         with self._decoding(batch, depth), self._timed() as span:
@@ -220,7 +223,7 @@ class ThroughputBench:
     def _checked(span: Span, rows: int) -> Span:
         if span.rows != rows:
             raise BenchError(
-                f"{span.rows} rows were computed where {rows} were to be measured: the KV pool is too small"
+                f"{span.rows} rows were computed where {rows} were to be measured; is the KV pool too small?"
             )
         return span
 

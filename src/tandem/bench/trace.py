@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -38,20 +38,24 @@ def read_trace(path: Path) -> list[TraceRequest]:
         raise BenchError(
             f"the trace {path} lacks the column {', '.join(missing)}; expected a first line {','.join(COLUMNS)}"
         )
-    rows = []
+    requests: list[TraceRequest] = []
+    origin = None
     for row in reader:
         try:
             arrival = datetime.fromisoformat(row["TIMESTAMP"])
-            rows.append((arrival, _count(row["ContextTokens"]), _count(row["GeneratedTokens"])))
+            origin = origin or arrival
+            seconds = (arrival - origin).total_seconds()
+            requests.append(TraceRequest(seconds, _count(row["ContextTokens"]), _count(row["GeneratedTokens"])))
         except (TypeError, ValueError):
             raise BenchError(
                 f"line {reader.line_num} of the trace {path} is not a request: expected a time like "
                 "2023-11-16 18:15:46.68 and two counts of 1 or more"
             ) from None
-    if not rows:
+    if not requests:
         raise BenchError(f"the trace {path} holds no request")
-    rows.sort(key=lambda row: row[0])
-    return [TraceRequest((row[0] - rows[0][0]).total_seconds(), row[1], row[2]) for row in rows]
+    requests.sort(key=lambda request: request.arrival_s)
+    start = requests[0].arrival_s
+    return [replace(request, arrival_s=request.arrival_s - start) for request in requests]
 
 
 def _count(text: str) -> int:

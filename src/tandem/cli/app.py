@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, inspect, run
+from tandem.cli import bench, chat, inspect, plan_memory, run
 from tandem.cli.options import flags
 from tandem.errors import TandemError
 
@@ -92,7 +92,13 @@ def _fail(code: int, message: str) -> None:
     raise typer.Exit(code)
 
 
-for _name, _command in (("run", run.run), ("chat", chat.chat), ("inspect", inspect.inspect)):
+_commands: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "chat": chat.chat,
+    "inspect": inspect.inspect,
+    "plan-memory": plan_memory.plan_memory,
+}
+for _name, _command in _commands.items():
     app.command(_name)(_guarded(flags(_command)))
 
 _bench = typer.Typer(cls=bench.BenchGroup, help="Measure this machine with a model; throughput is the default.")

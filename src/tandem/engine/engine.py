@@ -67,7 +67,8 @@ class Engine:
         self.counters = Counters()
         self.cache = KVCache(executor.pools, prefix_cache=prefix_cache)
         self.scheduler = Scheduler(self.cache, limits, layout.max_samples)
-        self._eos_ids = tuple(sorted(eos_ids))
+        # A tokenizer may know more tokens than the model has rows for.
+        self._eos_ids = tuple(sorted(token for token in eos_ids if token < self.vocab))
         self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, limits.context))
         self._sampler = Sampler(self.vocab, layout.max_samples)
         self._states: list[SamplingState] = []
@@ -214,7 +215,7 @@ class Engine:
         delta = Delta(request_id=sequence.request_id, index=sequence.index)
         if sequence.generated == 0:
             delta.cached_tokens = sequence.cached_tokens
-            self.counters.cached_tokens += sequence.cached_tokens
+            self.counters.cached_tokens += sequence.cached_tokens if sequence.index == 0 else 0
         if error is not None:
             delta.error = error
             self._end(sequence, delta, "error")

@@ -1,0 +1,111 @@
+"""The throughput benchmark on the smallest model: that it measures what it says it does. How fast is not looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from paths import SHARED
+from tandem.bench.subject import Subject, open_subject, step_weight_bytes
+from tandem.bench.tables import throughput_table
+from tandem.bench.throughput import KINDS, ThroughputBench, Workload, relative_to_smaller, run_throughput
+from tandem.errors import BenchError
+from tandem.models.open import model_spec
+from tandem.weights.open import open_checkpoint
+
+MODEL = SHARED / "data/models/TinyStories-656K/TinyStories-656K-Q8_0.gguf"
+WORKLOAD = Workload(batches=(1, 3, 5), depths=(0, 37), prompt_tokens=20, new_tokens=6, mixed_steps=3, rounds=2, rows=32)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Iterator[Subject]:
+    checkpoint = open_checkpoint(MODEL)
+    with open_subject(checkpoint, WORKLOAD.engine_config(model_spec(checkpoint), threads=1)) as subject:
+        yield subject
+
+
+@pytest.mark.parametrize("depth", WORKLOAD.depths)
+@pytest.mark.parametrize("batch", WORKLOAD.batches)
+def test_spans_hold_what_they_are_named_for(subject: Subject, batch: int, depth: int) -> None:
+    bench = ThroughputBench(subject.engine, WORKLOAD)
+    decode = bench.measure("decode", batch, depth)
+    assert (decode.steps, decode.rows, decode.sampled) == (6, 6 * batch, 6 * batch)
+    prefill = bench.measure("prefill", batch, depth)
+    assert (prefill.rows, prefill.sampled) == (batch * (20 + depth % 16), batch)
+    assert prefill.steps == -(-prefill.rows // 32)
+    mixed = bench.measure("mixed", batch, depth)
+    assert (mixed.steps, mixed.rows) == (3, 3 * 32)
+    assert mixed.sampled >= 3 * batch
+    for span in (decode, prefill, mixed):
+        assert 0 < span.waited < span.seconds
+        assert 0 < span.overhead < 1
+    assert subject.engine.idle
+    assert all(allocator.used == 0 for allocator in subject.engine.cache.allocators)
+
+
+def test_beginnings_are_computed_once(subject: Subject) -> None:
+    bench = ThroughputBench(subject.engine, WORKLOAD)
+    rows = []
+    for _ in range(2):
+        before = subject.engine.counters.rows
+        bench.measure("decode", 5, 37)
+        rows.append(subject.engine.counters.rows - before)
+    assert rows[0] - rows[1] == 5 * 32  # two whole pages of each
+
+
+def test_result(subject: Subject) -> None:
+    told: list[tuple[int, int]] = []
+    result: dict[str, Any] = json.loads(
+        json.dumps(run_throughput(subject, WORKLOAD, lambda done, total: told.append((done, total))))
+    )
+    assert told == [(done, 36) for done in range(1, 37)]
+    assert [(entry["depth"], entry["batch"]) for entry in result["results"]] == [
+        (depth, batch) for depth in (0, 37) for batch in (1, 3, 5)
+    ]
+    for entry in result["results"]:
+        for kind in KINDS:
+            for summary in entry[kind].values():
+                assert len(summary["samples"]) == 2
+                assert summary["low"] <= summary["median"] <= summary["high"]
+        decode = entry["decode"]
+        assert decode["tokens_per_s"]["samples"] == pytest.approx(
+            [entry["batch"] / seconds for seconds in decode["step_s"]["samples"]]
+        )
+        assert decode["bytes_copied_per_step"]["high"] == 0
+        assert decode["bandwidth_share"]["median"] > 0
+    assert result["model"]["file"] == MODEL.name
+    assert result["threads"] == 1
+    table = throughput_table(result)
+    assert "depth 37" in table
+    assert sum(line.startswith(("1 ", "3 ", "5 ")) for line in table.splitlines()) == 6
+
+
+def test_bytes_of_a_decode_step(subject: Subject) -> None:
+    checkpoint = open_checkpoint(MODEL)
+    every = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    embedding = checkpoint.tensors[model_spec(checkpoint).tensors[0]["embedding"]].nbytes
+    assert subject.weight_bytes == step_weight_bytes(model_spec(checkpoint), checkpoint)
+    assert every - embedding <= subject.weight_bytes <= every
+    # 2 layers, 4 KV heads of 16, keys and values, two bytes each.
+    position = 2 * 4 * 16 * 2 * 2
+    assert subject.kv_bytes(100) == 100 * position
+    share = subject.bandwidth_share(0.5, 3, 100)
+    assert share == pytest.approx((subject.weight_bytes + 300 * position) / 0.5 / subject.read_bandwidth)
+
+
+def test_relative_to_smaller() -> None:
+    assert relative_to_smaller({8: 40.0, 1: 10.0, 9: 30.0, 16: 60.0, 32: 54.0}) == {8: 4.0, 9: 0.75, 16: 1.5, 32: 0.9}
+    assert relative_to_smaller({4: 1.0}) == {}
+
+
+def test_workloads_that_cannot_be() -> None:
+    with pytest.raises(BenchError, match="no measurement 'sleep'"):
+        Workload(kinds=("decode", "sleep"))
+    with pytest.raises(BenchError, match="64 rows leaves none for prompts beside 64"):
+        Workload(rows=64)
+    spec = model_spec(open_checkpoint(MODEL))
+    with pytest.raises(BenchError, match=r"depth of 512 .* trained for 512; choose smaller"):
+        Workload().engine_config(spec)
