@@ -75,7 +75,8 @@ def compare(model: Path, options: argparse.Namespace) -> None:
     about: dict[str, str] = {}
     header = run_header(REPO, command_line(model, options))
     samples: dict[str, dict[str, list[float]]] = {side: {COLD: [], PREFILL: [], DECODE: []} for side in sides}
-    weights = bytes_per_token(model)
+    checkpoint = open_checkpoint(model)
+    weights = step_weight_bytes(model_spec(checkpoint), checkpoint)
     bandwidth: list[float] = []
     for turn in range(options.rounds + 1):
         bandwidth.append(measure_read_bandwidth(weights, options.threads))
@@ -86,9 +87,6 @@ def compare(model: Path, options: argparse.Namespace) -> None:
                     samples[side][quantity].append(value)
         print(f"\r{model.name}: round {turn} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    checkpoint = open_checkpoint(model)
-    weights = step_weight_bytes(model_spec(checkpoint), checkpoint)
-    bandwidth = measure_read_bandwidth(weights, options.threads)
     result = {
         **header,
         "sides": about,

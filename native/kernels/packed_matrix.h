@@ -21,7 +21,8 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+
+#include "src/mapped_memory.h"
 
 namespace tandem {
 
@@ -94,30 +95,25 @@ struct SourceBlock {
 };
 SourceBlock source_block(WeightType t);
 
-struct Unmap {
-    int64_t mapped;  // bytes; 0 where the memory came from operator new
-    void operator()(uint8_t* p) const;
-};
-
 struct PackedMatrix {
     WeightType type;
     int64_t rows, columns;
     int64_t groups;  // ceil(rows / 16); missing rows are zero
     int64_t group_bytes;
     int64_t bytes;  // groups * group_bytes
-    uint8_t* data;  // 64-byte aligned
-    std::unique_ptr<uint8_t[], Unmap> owner;
+    uint8_t* data;  // memory.data(), page-aligned
+    MappedMemory memory;
 };
 
-// Everything about a matrix but its memory: what a plan asks. Throws as make_packed does.
+// Bytes of the matrix in a GGUF file. Throws std::invalid_argument for a type that products do not take, for
+// an empty matrix and for columns that are not whole source blocks.
+int64_t source_bytes(WeightType type, int64_t rows, int64_t columns);
+
+// Everything about a matrix but its memory: what a plan asks. Throws as source_bytes does.
 PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns);
 
-// A matrix whose data is still to be filled by repack_groups. Throws std::invalid_argument for an unknown
-// type, for negative sizes and for columns that are not whole source blocks.
+// A matrix whose data is still to be filled by repack_groups. Throws as source_bytes does.
 PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns);
-
-// Bytes of the matrix in a GGUF file.
-int64_t source_bytes(WeightType type, int64_t rows, int64_t columns);
 
 // Fills groups [group_begin, group_end) from the matrix's GGUF bytes (all of them; row r starts r row sizes
 // in). Calls for different groups may run in parallel.

@@ -1,9 +1,6 @@
 #include "kernels/packed_matrix.h"
 
-#include <sys/mman.h>
-
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -11,9 +8,6 @@
 
 namespace tandem {
 namespace {
-
-constexpr int64_t kHugePage = int64_t{2} << 20;
-constexpr std::align_val_t kAlignment{64};
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -160,48 +154,24 @@ int64_t source_bytes(WeightType type, int64_t rows, int64_t columns) {
     return bytes;
 }
 
-void Unmap::operator()(uint8_t* p) const {
-    if (mapped > 0) {
-        munmap(p, static_cast<size_t>(mapped));
-    } else {
-        operator delete[](p, kAlignment);
-    }
-}
-
 PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns) {
     source_bytes(type, rows, columns);  // checks the shape
-    PackedMatrix w{type, rows, columns, (rows + kGroupRows - 1) / kGroupRows,
-                   0,    0,    nullptr, {nullptr, Unmap{0}}};
+    const int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
+    int64_t group_bytes;
     if (is_quantized(type)) {
         const int64_t blocks = columns / kBlockColumns, rest = blocks % kPanelBlocks;
-        w.group_bytes = blocks / kPanelBlocks * panel_bytes(type);
-        if (rest > 0) w.group_bytes += header_bytes(type) + rest * block_bytes(type);
+        group_bytes = blocks / kPanelBlocks * panel_bytes(type);
+        if (rest > 0) group_bytes += header_bytes(type) + rest * block_bytes(type);
     } else {
-        w.group_bytes = round_up(columns * kGroupRows * float_bytes(type), 64);
+        group_bytes = round_up(columns * kGroupRows * float_bytes(type), 64);
     }
-    w.bytes = w.groups * w.group_bytes;
-    return w;
+    return {type, rows, columns, groups, group_bytes, groups * group_bytes, nullptr, {}};
 }
 
 PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns) {
     PackedMatrix w = packed_layout(type, rows, columns);
-    if (w.bytes < kHugePage) {
-        w.owner = {new (kAlignment) uint8_t[static_cast<size_t>(w.bytes)], Unmap{0}};
-    } else {
-        // Map one huge page too many and give back what lies outside the aligned part.
-        const int64_t size = round_up(w.bytes, 4096);
-        void* raw = mmap(nullptr, static_cast<size_t>(size + kHugePage), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (raw == MAP_FAILED) throw std::bad_alloc();
-        auto* base = static_cast<uint8_t*>(raw);
-        const int64_t before =
-            (kHugePage - static_cast<int64_t>(reinterpret_cast<uintptr_t>(base) % kHugePage)) % kHugePage;
-        if (before > 0) munmap(base, static_cast<size_t>(before));
-        if (before < kHugePage) munmap(base + before + size, static_cast<size_t>(kHugePage - before));
-        madvise(base + before, static_cast<size_t>(size), MADV_HUGEPAGE);
-        w.owner = {base + before, Unmap{size}};
-    }
-    w.data = w.owner.get();
+    w.memory = MappedMemory(static_cast<size_t>(w.bytes));
+    w.data = w.memory.data();
     return w;
 }
 

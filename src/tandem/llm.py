@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tandem.devices.base import DeviceInfo
 from tandem.devices.spec import KVDtype
@@ -33,6 +33,7 @@ from tandem.weights.open import open_checkpoint
 # What a prompt may be: text, or token ids.
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+_Params = TypeVar("_Params", SamplingParams, SamplingParams | Sequence[SamplingParams])
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "tandem-stories-22m.gguf"
 
@@ -105,7 +106,8 @@ class LLM:
         """Continues each prompt; results stand in the order of the prompts.
 
         prompts: one text or list of token ids, or a list of them. sampling_params: one for all, or one per prompt; None
-        takes the defaults. priority: one per prompt, lower goes first. progress: shows a bar on stderr.
+        takes the model's own, `get_default_sampling_params`. priority: one per prompt, lower goes first. progress:
+        shows a bar on stderr.
         A request that is not acceptable does not stop the others: its output has `error` set and no text.
         """
         items: list[Prompt] = [prompts] if _is_one(prompts) else list(prompts)  # type: ignore[arg-type,list-item]
@@ -121,7 +123,7 @@ class LLM:
         progress: bool = False,
         **template_kwargs: Any,
     ) -> list[RequestOutput]:
-        """Answers one conversation or a list of them, rendered with the model's chat template."""
+        """Answers one conversation or a list of them, rendered with the model's chat template; otherwise `generate`."""
         first = messages[0] if messages else None
         one = first is None or isinstance(first, Mapping)
         conversations: list[Any] = [messages] if one else list(messages)
@@ -153,19 +155,22 @@ class LLM:
         return text, self.tokenizer.encode(text, add_special=False)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[CompletionChunk]:
-        """Continues one prompt, chunk by chunk as it is generated; leaving the loop early cancels the request.
+        """Continues one prompt, chunk by chunk as it is generated. Generation begins at once; leaving the loop early,
+        closing the iterator or dropping it cancels the request. sampling_params: None takes the model's own.
 
         Raises RequestError at once for a request that is not acceptable.
         """
-        request, text = self._request(*self._encode(prompt), sampling_params or SamplingParams())
+        request, text = self._request(*self._encode(prompt), self._params(sampling_params))
+        chunks = self._chunks(request, text)
+        next(chunks)  # submits: only a generator that has begun runs its `finally` when it is closed or dropped
+        return chunks
+
+    def _chunks(self, request: Request, text: RequestText) -> Iterator[CompletionChunk]:
+        """First an empty chunk, once the request is submitted."""
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         self._loop.submit(request, deltas.put)
-        return self._chunks(request, text, deltas)
-
-    def _chunks(
-        self, request: Request, text: RequestText, deltas: queue.SimpleQueue[Delta]
-    ) -> Iterator[CompletionChunk]:
         try:
+            yield CompletionChunk(0, "", [])
             while not text.output.finished:
                 chunk = self._push(text, deltas.get())
                 if chunk is not None:
@@ -177,10 +182,12 @@ class LLM:
     async def agenerate(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> AsyncIterator[CompletionChunk]:
-        """`stream` for asyncio; any number of them run at once."""
+        """`stream` for asyncio, which begins when it is first awaited; any number of them run at once. Cancelling the
+        task cancels the request, and so does `aclose`, which a loop that may be left early should call.
+        """
         import asyncio  # a third of the import time of all this, and most callers need none of it
 
-        request, text = self._request(*self._encode(prompt), sampling_params or SamplingParams())
+        request, text = self._request(*self._encode(prompt), self._params(sampling_params))
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
         self._loop.submit(request, lambda delta: loop.call_soon_threadsafe(deltas.put_nowait, delta))
@@ -208,6 +215,9 @@ class LLM:
     ) -> None:
         self.close()
 
+    def _params(self, given: _Params | None) -> _Params | SamplingParams:
+        return self.get_default_sampling_params() if given is None else given
+
     def _encode(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, str):
             return prompt, self.tokenizer.encode(prompt) if prompt else []
@@ -233,7 +243,7 @@ class LLM:
         progress: bool,
         encode: Callable[[Any], tuple[str | None, list[int]]],
     ) -> list[RequestOutput]:
-        params = _one_each("sampling_params", sampling_params or SamplingParams(), len(items))
+        params = _one_each("sampling_params", self._params(sampling_params), len(items))
         priorities = [0] * len(items) if priority is None else _one_each("priority", priority, len(items))
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         outputs: list[RequestOutput] = []

@@ -38,7 +38,7 @@ def control(name: str) -> object:
 
 
 SEQUENCE = {
-    "vocab": 100, "seed": 0, "sample_index": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+    "vocab": 100_000, "seed": 0, "sample_index": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
     "repetition_penalty": 1.5, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_position": 0, "logprobs": -1,
     "logit_bias": [], "stop_tokens": [], "prompt": np.zeros(1, np.int32),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""An engine on the toy device, and what a request gets when it has an engine to itself."""
+"""Engines on the toy device or on the CPU, watched at every step, and what a request gets when it is alone."""
 
 from __future__ import annotations
 
@@ -29,23 +29,11 @@ class Sample:
     cached_tokens: int = 0
 
 
-class Rig:
+class Driver:
     """Checks the scheduler's invariants around every step, and that every request ends exactly once."""
 
-    def __init__(
-        self,
-        *,
-        rows: int = 16,
-        sequences: int = 4,
-        context: int = 256,
-        window: int | None = 24,
-        kv_positions: int | None = None,
-        prefix_cache: bool = True,
-    ) -> None:
-        spec = toy_spec(VOCAB, window, context)
-        plan = toy_plan(spec, Limits(context, sequences, rows), kv_positions)
-        executor, self.program = toy_executor(spec, plan)
-        self.engine = Engine(executor, eos_ids={EOS}, prefix_cache=prefix_cache)
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.results: dict[str, dict[int, Sample]] = {}
         self.ended: set[str] = set()
         self._names = 0
@@ -91,6 +79,25 @@ class Rig:
             self.step()
             each_step()
         raise AssertionError("the engine does not come to an end")
+
+
+class Rig(Driver):
+    """An engine on the toy device."""
+
+    def __init__(
+        self,
+        *,
+        rows: int = 16,
+        sequences: int = 4,
+        context: int = 256,
+        window: int | None = 24,
+        kv_positions: int | None = None,
+        prefix_cache: bool = True,
+    ) -> None:
+        spec = toy_spec(VOCAB, window, context)
+        plan = toy_plan(spec, Limits(context, sequences, rows), kv_positions)
+        executor, self.program = toy_executor(spec, plan)
+        super().__init__(Engine(executor, eos_ids={EOS}, prefix_cache=prefix_cache))
 
 
 def alone(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tandem._native import allocations
 from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
 from tandem.engine.batch_builder import BatchBuilder
@@ -25,8 +26,10 @@ from tandem.pipeline.executor import Executor, StepHandle
 class Counters:
     """Totals since the engine was made.
 
-    bytes_copied: KV pages copied on write. host_seconds: in the step loop, outside waiting for the devices;
-    wait_seconds: waiting for them.
+    allocations: of 4 KiB and more by native code, in steps. bytes_copied: KV pages copied on write. Both stand still
+    while a set of sequences decodes.
+    host_seconds: Python in the step loop. sample_seconds: the sampler. wait_seconds: from handing a step to the devices,
+    which begin while the call still returns, to its end.
     """
 
     steps: int = 0
@@ -34,14 +37,17 @@ class Counters:
     sampled: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
+    allocations: int = 0
     bytes_copied: int = 0
     host_seconds: float = 0.0
+    sample_seconds: float = 0.0
     wait_seconds: float = 0.0
 
 
 @dataclass(slots=True)
 class Step:
-    """A step on its way: what was scheduled, the batch that carries it, and the executor's handle.
+    """A step on its way: what was scheduled, the batch that carries it, and the executor's handle; when it was handed
+    to the devices, and the count of allocations before.
 
     The engine has one, so one is in flight at a time: the next one needs the tokens that this one samples.
     """
@@ -49,6 +55,8 @@ class Step:
     schedule: Schedule
     builder: BatchBuilder
     handle: StepHandle | None = None
+    submitted: float = 0.0
+    allocations: int = 0
 
 
 class Engine:
@@ -149,40 +157,44 @@ class Engine:
     def submit_step(self) -> Step | None:
         """Schedules and queues the next step; None when there is nothing to compute."""
         started = time.perf_counter()
-        step = self._step
+        step, counters = self._step, self.counters
+        step.allocations = allocations()
         self.scheduler.schedule(step.schedule)
         if not step.schedule.sequences:
             return None
-        step.handle = self.executor.submit(step.builder.fill(step.schedule))
-        self.counters.steps += 1
-        self.counters.rows += step.schedule.n_rows
-        self.counters.preemptions = self.scheduler.preemptions
-        self.counters.bytes_copied = self.cache.bytes_copied
-        self.counters.host_seconds += time.perf_counter() - started
+        batch = step.builder.fill(step.schedule)
+        counters.steps += 1
+        counters.rows += step.schedule.n_rows
+        counters.preemptions = self.scheduler.preemptions
+        counters.bytes_copied = self.cache.bytes_copied
+        step.submitted = time.perf_counter()
+        counters.host_seconds += step.submitted - started
+        step.handle = self.executor.submit(batch)
         return step
 
     def commit(self, step: Step) -> None:
         """Waits for a step, samples, and moves every sequence on."""
         assert step.handle is not None
-        started = time.perf_counter()
+        schedule, counters = step.schedule, self.counters
         try:
             logits = step.handle.wait()
         except DeviceError as error:
-            self._fail_step(step.schedule, str(error))
+            self._fail_step(schedule, str(error))
             return
         waited = time.perf_counter()
-        schedule = step.schedule
         states = self._states
         states.clear()
         for sequence, samples in zip(schedule.sequences, schedule.samples, strict=True):
             if samples:
                 states.append(self._state(sequence))
                 states.extend([self._state(fork) for fork in sequence.forks])
+        sampling = time.perf_counter()
         if states:
             sampled = self._sampler.sample(logits, states)
             tokens = sampled.tokens.tolist()
         if any(schedule.scores):
             self._score(schedule, logits[len(states) :])
+        sampled_at = time.perf_counter()
         at = 0
         for i, sequence in enumerate(schedule.sequences):
             if sequence.state is State.DONE:
@@ -193,9 +205,11 @@ class Engine:
                 for sample in self.scheduler.fork(sequence) if sequence.forks else (sequence,):
                     self._take(sample, tokens[at], sampled.logprobs.get(at), sampled.errors.get(at))
                     at += 1
-        self.counters.sampled += len(states)
-        self.counters.wait_seconds += waited - started
-        self.counters.host_seconds += time.perf_counter() - waited
+        counters.sampled += len(states)
+        counters.allocations += allocations() - step.allocations
+        counters.wait_seconds += waited - step.submitted
+        counters.sample_seconds += sampled_at - sampling
+        counters.host_seconds += time.perf_counter() - waited - (sampled_at - sampling)
 
     def _state(self, sequence: Sequence) -> SamplingState:
         if sequence.sampling is None:
