@@ -9,7 +9,7 @@ order of the sizes turn around every round. Every sequence has a prompt of its o
 whole engine.
 
 Two things are checked on the medians and reported as they are: that Tandem's rate at each size is at least 0.95 of its
-best at all smaller sizes, and that at 32 sequences the time in which no device works is under 5 %. What is not given or
+best at all smaller sizes, and that at 32 sequences the time between native calls is under 5 %. What is not given or
 not there is skipped, and the output says so.
 """
 

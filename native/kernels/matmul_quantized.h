@@ -2,11 +2,11 @@
 // activation rows, all accumulators in registers for a run of blocks. Tiles read the packed weights
 // themselves and widen them to bytes on the way: that takes vector slots which the dots leave free. Few
 // activation rows are one tile, which streams the weights once; more are even tiles that share a run of
-// columns while its weights are in the L1 cache.
+// columns while its weights are in cache.
 #pragma once
 
 #include "kernels/matmul_product.h"
-#include "kernels/out_tile.h"
+#include "kernels/register_tile.h"
 #include "kernels/vector_ops.h"
 
 namespace tandem::TANDEM_ISA {
@@ -20,54 +20,56 @@ inline constexpr int kTileRows = T == WeightType::kQ6_K ? 4 : 6;
 inline constexpr int kTileRows = 3;
 #endif
 
-// Vectors of weight rows of a tile: more where only a single tile can have so few rows.
-inline constexpr int kMostVectors = 4;
-template <WeightType T>
-constexpr int tile_vectors(int rows) {
-    return rows < (kTileRows<T> + 1) / 2 ? kMostVectors : 2;
-}
+// Vectors of weight rows of a tile. One activation row takes group after group: that is bound by memory,
+// which one long stream of addresses feeds best.
+inline constexpr int kMostVectors = 2;
+constexpr int tile_vectors(int rows) { return rows == 1 ? kGroupVectors : kMostVectors; }
 
-inline constexpr int kRunBlocks = 32;  // columns / 32 of a run that several row tiles share
-inline constexpr int kScaleBlocks =
-    512;  // TileScales on the stack: 16 tiles of such a run, or one of a long run
-inline constexpr int kTilesAtOnce = kScaleBlocks / kRunBlocks;
-inline constexpr int64_t kAhead = 4096;  // bytes that a single tile fetches ahead
+// Several row tiles share a run of columns: long enough that taking up and leaving accumulators hardly shows,
+// short enough that its weights and activations stay in the L2 cache.
+inline constexpr int kRunBlocks = 64;
+inline constexpr int kTilesAtOnce = 8;
+inline constexpr int kScaleBlocks = kTilesAtOnce * kRunBlocks;  // also a single tile's run
 static_assert(kRunBlocks % kPanelBlocks == 0);
 
-// What a row tile takes from its activations for one block: where integer accumulators start (minus the zero
-// point times the sum of q), the scale dx, and a third value: dx * sum for types with a minimum, for Q6_K the
-// start of the second dot.
+// What one activation row brings to one block: where integer accumulators start (minus the zero point times
+// the sum of q), the scale dx, and for types with a minimum dx * sum, for Q6_K the start of its second dot.
 template <WeightType T>
-struct TileScales {
-    static constexpr int kSlots = kTileRows<T> <= 4 ? 4 : 8;
-    int32_t start[kSlots];
-    float scale[kSlots];
-    union {
-        float scaled_sum[kSlots];
-        int32_t second_start[kSlots];
-    };
+struct RowScales {
+    int32_t start;
+    float scale;
+};
+template <WeightType T>
+    requires(has_minimum(T))
+struct RowScales<T> {
+    int32_t start;
+    float scale, scaled_sum;
+};
+template <>
+struct RowScales<WeightType::kQ6_K> {
+    int32_t start;
+    float scale;
+    int32_t second_start;
 };
 
+// Fills out[block][row] for one tile's rows.
 template <WeightType T>
-inline void prepare_tile(const Activations& x, int64_t first_row, int rows, int64_t first_block, int blocks,
-                         TileScales<T>* out) {
+inline void prepare_rows(const Activations& x, int64_t first_row, int rows, int64_t first_block, int blocks,
+                         RowScales<T>* out) {
     constexpr int zero = Dot<T>::kZeroPoint;
     for (int r = 0; r < rows; ++r) {
         const int64_t at = (first_row + r) * (x.columns / kBlockColumns) + first_block;
         for (int b = 0; b < blocks; ++b) {
-            const float scale = x.scale[at + b];
+            RowScales<T>& to = out[b * rows + r];
             const int32_t sum = x.sum[at + b];
-            out[b].scale[r] = scale;
-            if constexpr (has_minimum(T)) {
-                out[b].start[r] = 0;
-                out[b].scaled_sum[r] = scale * static_cast<float>(sum);
-            } else if constexpr (T == WeightType::kQ6_K) {
+            to.scale = x.scale[at + b];
+            to.start = -zero * sum;
+            if constexpr (has_minimum(T)) to.scaled_sum = to.scale * static_cast<float>(sum);
+            if constexpr (T == WeightType::kQ6_K) {
                 int32_t half = 0;
                 for (int c = 0; c < kBlockColumns / 2; ++c) half += x.q[(at + b) * kBlockColumns + c];
-                out[b].start[r] = -zero * half;
-                out[b].second_start[r] = -zero * (sum - half);
-            } else {
-                out[b].start[r] = -zero * sum;
+                to.start = -zero * half;
+                to.second_start = -zero * (sum - half);
             }
         }
     }
@@ -121,21 +123,20 @@ struct PanelVector {
 
     // Widens the scales of the panel's first `blocks` blocks into vector v of `out`.
     TANDEM_INLINE void widen_scales(int blocks, int v, BlockScales<T>* out) const {
-        const uint8_t* at =
-            panel + lane;  // to the byte-sized scales; two lanes' bytes a lane for float16 ones
+        const uint8_t* halves = panel + 2 * lane;
+        const uint8_t* bytes = panel + lane;
         for (int b = 0; b < blocks; ++b) {
             float* first = out[b].values[0][v];
             float* second = out[b].values[BlockScales<T>::kHasSecond ? 1 : 0][v];
             if constexpr (T == WeightType::kQ6_K) {
-                const Floats d = widen_f16(at + lane);
-                store_floats(first, multiply(d, widen_i8(at + 64 + 32 * b)));
-                store_floats(second, multiply(d, widen_i8(at + 80 + 32 * b)));
+                store_floats(first, multiply(widen_f16(halves), widen_i8(bytes + 64 + 32 * b)));
+                store_floats(second, multiply(widen_f16(halves), widen_i8(bytes + 80 + 32 * b)));
             } else if constexpr (is_k_quant(T)) {
-                store_floats(first, multiply(widen_f16(at + lane), widen_u8(at + 64 + 16 * b)));
-                store_floats(second, multiply(widen_f16(at + lane + 32), widen_u8(at + 192 + 16 * b)));
+                store_floats(first, multiply(widen_f16(halves), widen_u8(bytes + 64 + 16 * b)));
+                store_floats(second, multiply(widen_f16(halves + 32), widen_u8(bytes + 192 + 16 * b)));
             } else {
-                store_floats(first, widen_f16(at + lane + 32 * b));
-                if constexpr (has_minimum(T)) store_floats(second, widen_f16(at + lane + 256 + 32 * b));
+                store_floats(first, widen_f16(halves + 32 * b));
+                if constexpr (has_minimum(T)) store_floats(second, widen_f16(halves + 256 + 32 * b));
             }
         }
     }
@@ -169,7 +170,7 @@ TANDEM_INLINE void add_pair(const PanelVector<T> (&w)[kVectors], int b, const in
 // acc gains block `b` of a panel; q points at the block in the tile's first row.
 template <WeightType T, int kVectors, int kRows>
 TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b, const BlockScales<T>& scales,
-                             const int8_t* q, int64_t stride, const TileScales<T>& x,
+                             const int8_t* q, int64_t stride, const RowScales<T>* x,
                              Floats (&acc)[kVectors][kRows]) {
     constexpr bool kSplit = T == WeightType::kQ6_K;
     Dot<T> dots[kVectors][kRows], second_dots[kVectors][kRows];
@@ -177,8 +178,8 @@ TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b, const B
     for (int v = 0; v < kVectors; ++v) {
         TANDEM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-            dots[v][r].start(x.start[r]);
-            if constexpr (kSplit) second_dots[v][r].start(x.second_start[r]);
+            dots[v][r].start(x[r].start);
+            if constexpr (kSplit) second_dots[v][r].start(x[r].second_start);
         }
     }
     add_pair<T, 0>(w, b, q, stride, dots, second_dots);
@@ -191,46 +192,23 @@ TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b, const B
         const Floats second = load_floats(scales.values[BlockScales<T>::kHasSecond ? 1 : 0][v]);
         TANDEM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-            const Floats dx = all_floats(x.scale[r]), dot = dots[v][r].finish(x.start[r]);
+            const Floats dx = all_floats(x[r].scale), dot = dots[v][r].finish(x[r].start);
             if constexpr (kSplit) {
                 const Floats t =
-                    multiply_add(second, second_dots[v][r].finish(x.second_start[r]), multiply(scale, dot));
+                    multiply_add(second, second_dots[v][r].finish(x[r].second_start), multiply(scale, dot));
                 acc[v][r] = multiply_add(dx, t, acc[v][r]);
             } else {
                 acc[v][r] = multiply_add(multiply(scale, dx), dot, acc[v][r]);
                 if constexpr (has_minimum(T)) {
-                    acc[v][r] = multiply_add(second, all_floats(x.scaled_sum[r]), acc[v][r]);
+                    acc[v][r] = multiply_add(second, all_floats(x[r].scaled_sum), acc[v][r]);
                 }
             }
         }
     }
 }
 
-// What to fetch into the L2 cache while a tile works: for each block that it reads, a block of as many groups
-// from `at` on. Tiles that share their weights share this too: tile `share` of `shares` fetches every
-// `shares`-th block.
-struct Prefetch {
-    const uint8_t* at;
-    int64_t group_bytes;
-    int share, shares;
-
-    template <WeightType T, int kGroups>
-    TANDEM_INLINE void block(int b) const {
-        constexpr int kBytes = static_cast<int>(panel_bytes(T) / kPanelBlocks);
-        if (b % shares != share) return;
-        TANDEM_UNROLL
-        for (int g = 0; g < kGroups; ++g) {
-            TANDEM_UNROLL
-            for (int i = 0; i < kBytes; i += 64) {
-                _mm_prefetch(reinterpret_cast<const char*>(at + g * group_bytes + b * kBytes + i),
-                             _MM_HINT_T1);
-            }
-        }
-    }
-};
-
-// Rows and columns of one register tile: `rows` from `row` on, over `blocks` blocks from `first_block` on (a
-// multiple of a panel's), for vectors from `vector` on, those before `end`.
+// What one register tile covers: vectors from `vector` on, those before `end`, activation rows from `row` on,
+// and `blocks` blocks from `first_block` on, which starts a panel.
 struct Tile {
     int64_t vector, end;
     int row;
@@ -241,7 +219,7 @@ struct Tile {
 // `prepared` holds the weights' scales for all blocks, from the tile's first vector on; where it is null, the
 // tile widens them panel by panel.
 template <WeightType T, int kVectors, int kRows>
-inline void quantized_tile(const Product& p, const Tile& tile, const TileScales<T>* x,
+inline void quantized_tile(const Product& p, const Tile& tile, const RowScales<T>* x,
                            const BlockScales<T>* prepared, const Prefetch& ahead) {
     const OutTile out(p, tile.vector, tile.end, tile.row);
     Floats acc[kVectors][kRows];
@@ -255,6 +233,7 @@ inline void quantized_tile(const Product& p, const Tile& tile, const TileScales<
     }
     const int64_t stride = p.x->columns;
     const int8_t* q = p.x->q + tile.row * stride + tile.first_block * kBlockColumns;
+    constexpr int kBlockBytes = static_cast<int>(panel_bytes(T) / kPanelBlocks);
     BlockScales<T> own[kPanelBlocks];
     for (int done = 0; done < tile.blocks; done += kPanelBlocks) {
         const int n = static_cast<int>(smaller(kPanelBlocks, tile.blocks - done));
@@ -263,9 +242,9 @@ inline void quantized_tile(const Product& p, const Tile& tile, const TileScales<
             TANDEM_UNROLL
             for (int v = 0; v < kVectors; ++v) w[v].widen_scales(n, v, own);
         }
-        for (int b = 0; b < n; ++b, ++x, q += kBlockColumns) {
-            ahead.block<T, (kVectors + kGroupVectors - 1) / kGroupVectors>(done + b);
-            add_block<T>(w, b, scales[b], q, stride, *x, acc);
+        for (int b = 0; b < n; ++b, x += kRows, q += kBlockColumns) {
+            ahead.block<kBlockBytes, groups_of(kVectors)>(done + b);
+            add_block<T>(w, b, scales[b], q, stride, x, acc);
         }
         TANDEM_UNROLL
         for (int v = 0; v < kVectors; ++v) w[v].panel += panel_bytes(T);
@@ -273,13 +252,19 @@ inline void quantized_tile(const Product& p, const Tile& tile, const TileScales<
     out.store(acc);
 }
 
+// Where the RowScales of tile `t` start, after those of the tiles from `first` on.
+inline int64_t scales_begin(const EvenTiles& tiles, int t, int first, int blocks) {
+    return int64_t{tiles.begin(t) - tiles.begin(first)} * blocks;
+}
+
 // All row tiles [tile_begin, tile_end) over one run of columns, for all vectors of the product.
 template <WeightType T>
 inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_begin, int tile_end,
-                          int64_t first_block, int blocks, const TileScales<T>* x) {
+                          int64_t first_block, int blocks, const RowScales<T>* x) {
     const int64_t begin = p.group_begin * kGroupVectors, end = p.group_end * kGroupVectors;
-    const int step = tile_vectors<T>(tiles.rows(tile_begin)), count = tile_end - tile_begin;
+    const int step = tile_vectors(tiles.rows(tile_begin)), count = tile_end - tile_begin;
     const bool shared = tiles.count > 1;
+    const int shares = p.rows == 1 ? 0 : count;
     BlockScales<T> scales[kRunBlocks];
     for (int64_t v = begin; v < end; v += step) {
         // A single tile fetches along its own groups; several, the run of the vectors after theirs.
@@ -297,10 +282,11 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
         }
         for (int t = tile_begin; t < tile_end; ++t) {
             const Tile tile{v, end, tiles.begin(t), first_block, blocks};
-            const Prefetch ahead{next, p.w->group_bytes, t - tile_begin, count};
+            const Prefetch ahead{next, p.w->group_bytes, t - tile_begin, shares};
             with_constant<kTileRows<T>>(tiles.rows(t), [&](auto rows) {
-                quantized_tile<T, tile_vectors<T>(rows()), rows()>(p, tile, x + (t - tile_begin) * blocks,
-                                                                   shared ? scales : nullptr, ahead);
+                quantized_tile<T, tile_vectors(rows()), rows()>(
+                    p, tile, x + scales_begin(tiles, t, tile_begin, blocks), shared ? scales : nullptr,
+                    ahead);
             });
         }
     }
@@ -311,14 +297,15 @@ inline void multiply_quantized(const Product& p) {
     const EvenTiles tiles(p.rows, kTileRows<T>);
     const int64_t all = p.x->columns / kBlockColumns;
     const int run = tiles.count == 1 ? kScaleBlocks : kRunBlocks;
-    TileScales<T> scales[kScaleBlocks];
-    for (int tile = 0; tile < tiles.count; tile += kTilesAtOnce) {
-        const int tile_end = static_cast<int>(smaller(tile + kTilesAtOnce, tiles.count));
+    RowScales<T> scales[kScaleBlocks * kTileRows<T>];
+    const EvenTiles batches(tiles.count, kTilesAtOnce);
+    for (int batch = 0; batch < batches.count; ++batch) {
+        const int tile = batches.begin(batch), tile_end = batches.begin(batch + 1);
         for (int64_t first = 0; first < all; first += run) {
             const int blocks = static_cast<int>(smaller(run, all - first));
             for (int t = tile; t < tile_end; ++t) {
-                prepare_tile<T>(*p.x, tiles.begin(t), tiles.rows(t), first, blocks,
-                                scales + (t - tile) * blocks);
+                prepare_rows<T>(*p.x, tiles.begin(t), tiles.rows(t), first, blocks,
+                                scales + scales_begin(tiles, t, tile, blocks));
             }
             quantized_run<T>(p, tiles, tile, tile_end, first, blocks, scales);
         }

@@ -21,8 +21,7 @@
 #pragma once
 
 #include <cstdint>
-
-#include "src/mapped_memory.h"
+#include <memory>
 
 namespace tandem {
 
@@ -101,8 +100,8 @@ struct PackedMatrix {
     int64_t groups;  // ceil(rows / 16); missing rows are zero
     int64_t group_bytes;
     int64_t bytes;  // groups * group_bytes
-    uint8_t* data;  // memory.data(), page-aligned
-    MappedMemory memory;
+    uint8_t* data;  // 64-byte aligned
+    std::shared_ptr<uint8_t> memory;
 };
 
 // Bytes of the matrix in a GGUF file. Throws std::invalid_argument for a type that products do not take, for

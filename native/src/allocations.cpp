@@ -1,5 +1,5 @@
-// The module's own operator new, so that every container and every object is counted without a word in its code.
-// Linked with -Bsymbolic-functions: neither do others allocate here, nor does this module elsewhere.
+// The module's own operator new, so that every container and every object is counted without a word in its
+// code. Linked with -Bsymbolic-functions: neither do others allocate here, nor does this module elsewhere.
 #include "src/allocations.h"
 
 #include <atomic>

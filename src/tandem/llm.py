@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -190,7 +190,12 @@ class LLM:
         request, text = self._request(*self._encode(prompt), self._params(sampling_params))
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
-        self._loop.submit(request, lambda delta: loop.call_soon_threadsafe(deltas.put_nowait, delta))
+
+        def deliver(delta: Delta) -> None:
+            with suppress(RuntimeError):  # the event loop has been closed since: nobody reads any more
+                loop.call_soon_threadsafe(deltas.put_nowait, delta)
+
+        self._loop.submit(request, deliver)
         try:
             while not text.output.finished:
                 chunk = self._push(text, await deltas.get())

@@ -44,7 +44,7 @@ def test_latencies_of_a_replay_that_is_known() -> None:
         seen.step_rows.append(10)
         seen.step_running.append(len(tokens))
         seen.step_waiting.append(0)
-    seen.seconds, seen.idle_s, seen.waited_s = 2.25, 0.25, 1.5
+    seen.seconds, seen.idle_s, seen.native_s = 2.25, 0.25, 1.5
     told = json.loads(json.dumps(seen.to_json()))
     assert told["ttft_s"] == Distribution.of([0.25, 0.25, 0.75]).to_json()
     assert told["itl_s"] == Distribution.of([0.5, 1.0, 0.5]).to_json()
@@ -73,7 +73,7 @@ def test_every_request_of_a_trace_is_answered_in_full() -> None:
     assert max(seen.step_running) <= 3
     for index, request in enumerate(requests):
         assert request.arrival_s / 4 == seen.arrival(index) < seen.first[index] <= seen.last[index] <= seen.seconds
-    assert 0 < seen.waited_s < seen.seconds - seen.idle_s
+    assert 0 < seen.native_s < seen.seconds - seen.idle_s
     assert seen.to_json()["preemptions"] == 0
 
 

@@ -40,7 +40,7 @@ def test_spans_hold_what_they_are_named_for(subject: Subject, batch: int, depth:
     assert (mixed.steps, mixed.rows) == (3, 3 * 32)
     assert mixed.sampled >= 3 * batch
     for span in (decode, prefill, mixed):
-        assert 0 < span.waited < span.seconds
+        assert span.waited > 0 < span.sampling
         assert 0 < span.overhead < 1
     assert subject.engine.idle
     assert all(allocator.used == 0 for allocator in subject.engine.cache.allocators)
@@ -74,7 +74,7 @@ def test_result(subject: Subject) -> None:
         assert decode["tokens_per_s"]["samples"] == pytest.approx(
             [entry["batch"] / seconds for seconds in decode["step_s"]["samples"]]
         )
-        assert decode["bytes_copied_per_step"]["high"] == 0
+        assert decode["bytes_copied_per_step"]["high"] == decode["allocations_per_step"]["high"] == 0
         assert decode["bandwidth_share"]["median"] > 0
     assert result["model"]["file"] == MODEL.name
     assert result["threads"] == 1

@@ -45,7 +45,7 @@ def test_saved_and_loaded_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "no json", "[]", "{}", '{"messages": 1}', '{"system": 1, "messages": []}',
+        "no json", "[" * 100_000, "[]", "{}", '{"messages": 1}', '{"system": 1, "messages": []}',
         '{"messages": [{"role": "user", "content": "x"}]}',
         '{"messages": [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]}',
         '{"messages": [{"role": "user"}, {"role": "assistant", "content": "x"}]}',

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from commands import error_of, tandem
+from commands import COMMAND, error_of, tandem
 
 from paths import SHARED
 from tandem.llm import BUNDLED_MODEL, LLM
@@ -90,3 +94,55 @@ def test_a_fault_of_ours_is_one_line_that_says_how_to_see_more(broken: None) -> 
 def test_debug_shows_the_traceback(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_DEBUG", "1")
     assert isinstance(tandem("run", "x").exception, ZeroDivisionError)
+
+
+def process(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A shell line; `$TANDEM` in it is the command."""
+    return subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "TANDEM": shlex.join(COMMAND), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirections", "stdout", "stderr", "code"),
+    [
+        ("2>&-", "text", "", 0),
+        (">&-", "", "", 0),
+        (">/dev/full", "", "error: the output cannot be written: No space left on device\n", 1),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirections: str, stdout: str, stderr: str, code: int) -> None:
+    result = process(f'eval "$TANDEM" run Hello --max-tokens 2 --threads 1 {redirections}')
+    assert (result.returncode, result.stderr) == (code, stderr)
+    assert bool(result.stdout) == bool(stdout)
+
+
+def test_closed_stdin_is_an_empty_one() -> None:
+    result = process('eval "$TANDEM" run <&-')
+    assert (result.returncode, result.stderr) == (2, "error: the prompt is empty; give at least one character\n")
+
+
+def test_memory_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(LLM, "__init__", refuse)
+    assert "not enough memory" in error_of(tandem("run", "x"))
+
+
+def test_interrupted_while_the_commands_are_imported() -> None:
+    code = (
+        "import sys, importlib.abc, tandem.cli\n"
+        "class Interrupting(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tandem.cli.app': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "tandem.cli.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (130, "")

@@ -127,7 +127,13 @@ LONG = [*COMMAND, "run", PROMPT, "--ignore-eos", "--max-tokens", "2000"]
 
 
 def test_ctrl_c_keeps_the_text_and_exits_with_130() -> None:
-    with subprocess.Popen(LONG, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that: undo it here.
+    with subprocess.Popen(
+        LONG,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         start = os.read(process.stdout.fileno(), 1)  # text comes before the end of it all
         assert process.poll() is None

@@ -204,7 +204,7 @@ def test_what_cannot_be_linked(device: RefDevice) -> None:
         with pytest.raises(DeviceError, match=words):
             device.link([device.load(spec, weights(spec), part)], rows=4, buffers=memory, kv=[pool])
 
-    refused("a program of 4 rows", EMBED, buffers(rows=3))
+    refused("linked for 4 rows", EMBED, buffers(rows=3))
     refused("embed works on rows of 4, not 5", EMBED, buffers(hidden=5))
     refused("head writes logits of 8, not 9", HEAD, buffers(vocab=9))
     refused("ffn 0 needs `partials` of 2 slices", FFN, buffers(slices=1), Slice(1, 0, 3))

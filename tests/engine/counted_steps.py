@@ -1,7 +1,8 @@
 """Run in a process of its own, with the interposed allocator: decodes and prints what every steady step allocates.
 
-python counted_steps.py MODEL SEQUENCES STEPS CONTROL → JSON {allocations, steps, bytes_copied, first}
-CONTROL: none, or something to allocate in one of the steps: malloc, numpy, native, mmap.
+python counted_steps.py MODEL SEQUENCES STEPS CONTROL → JSON {allocations, steps, bytes_copied, counted_by_engine,
+first}, where `first` says who made the first ones. CONTROL: none, or what to allocate in one of the steps: malloc,
+numpy, native, mmap.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,7 @@ def main(model: str, sequences: int, steps: int, what: str) -> None:
     for _ in range(WARM_UP):
         engine.step()
     watch = ctypes.CDLL(None)
-    before = engine.counters.bytes_copied
+    before = replace(engine.counters)
     kept = []
     watch.start_counting()
     for step in range(steps):
@@ -71,7 +73,8 @@ def main(model: str, sequences: int, steps: int, what: str) -> None:
     result = {
         "allocations": allocations,
         "steps": steps,
-        "bytes_copied": engine.counters.bytes_copied - before,
+        "bytes_copied": engine.counters.bytes_copied - before.bytes_copied,
+        "counted_by_engine": engine.counters.allocations - before.allocations,
         "first": first,
     }
     print(json.dumps(result))

@@ -127,6 +127,20 @@ def test_a_row_does_not_depend_on_the_others(isa: str, weight_type: Type) -> Non
         np.testing.assert_array_equal(got.view(np.uint32), alone[:batch].view(np.uint32))
 
 
+@by_type
+@by_isa
+@pytest.mark.parametrize("groups", [1, 3])
+def test_ranges_of_groups_do_not_show(isa: str, weight_type: Type, groups: int) -> None:
+    require_isa(isa)
+    rng = np.random.default_rng(7)
+    rows, columns = 7 * 16 - 5, 512
+    packed = _native.PackedMatrix(int(weight_type), rows, columns, random_weights(weight_type, rows, columns, rng))
+    for batch in (1, 4, 9):
+        x = random_rows(batch, columns, rng)
+        whole, parts = _native.matmul(isa, packed, x), _native.matmul(isa, packed, x, groups)
+        np.testing.assert_array_equal(parts.view(np.uint32), whole.view(np.uint32))
+
+
 @by_isa
 def test_long_rows(isa: str) -> None:
     """More blocks than any run or scratch of the kernels holds at a time."""

@@ -103,3 +103,22 @@ def test_wrong_tools_and_arguments_are_the_requests_fault():
         render_chat("x", HI, tools=[{"f": print}])
     with pytest.raises(RequestError, match=r"^template arguments may hold"):
         render_chat("x", HI, now=datetime.now())
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}[{{ m['content'] }}]{% endfor %}", "[one\ntwo]"),
+        ("{% for m in messages %}[{{ m.role + m.content }}]{% endfor %}", "[userone\ntwo]"),
+        ("{% for m in messages %}{% for p in m['content'] %}[{{ p['text'] }}]{% endfor %}{% endfor %}", "[one][two]"),
+    ],
+)
+def test_parts_of_text_are_one_text_unless_the_template_reads_parts(template, expected):
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert render_chat(template, [{"role": "user", "content": parts}]) == expected
+
+
+@pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text"}, "one"])
+def test_parts_that_are_no_text_are_refused(part):
+    with pytest.raises(RequestError, match=r"message 1 has a part of type .*only text is possible"):
+        render_chat("{{ messages }}", [*HI, {"role": "user", "content": [part]}])

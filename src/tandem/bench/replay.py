@@ -27,15 +27,15 @@ class Replay:
     """What was seen, all times in seconds after the start.
 
     first, last: by request, its first and last token. token_times: of all tokens, ascending. gaps: between tokens of
-    one request. step_*: by step, its end, its rows, and how many sequences ran and waited after it. waited_s: the part
-    of `seconds` in which the devices worked; idle_s: in which there was nothing to do.
+    one request. step_*: by step, its end, its rows, and how many sequences ran and waited after it. native_s: the part
+    of `seconds` that devices and sampler took; idle_s: in which there was nothing to do.
     """
 
     requests: Sequence[TraceRequest]
     speed: float
     seconds: float = 0.0
     idle_s: float = 0.0
-    waited_s: float = 0.0
+    native_s: float = 0.0
     preemptions: int = 0
     first: list[float] = field(default_factory=list)
     last: list[float] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Replay:
             "steps": len(self.step_ends),
             "rows": sum(self.step_rows),
             "preemptions": self.preemptions,
-            "overhead": 1 - self.waited_s / (self.seconds - self.idle_s),
+            "overhead": 1 - self.native_s / (self.seconds - self.idle_s),
             "idle_share": self.idle_s / self.seconds,
             "new_tokens_per_s": len(self.token_times) / self.seconds,
             "tokens_per_s": (prompt_tokens + len(self.token_times)) / self.seconds,
@@ -113,7 +113,8 @@ def replay(
     """
     seen = Replay(requests, speed, first=[0.0] * len(requests), last=[0.0] * len(requests))
     draw = np.random.default_rng(seed)
-    waited_before, preempted_before = engine.counters.wait_seconds, engine.counters.preemptions
+    counters = engine.counters
+    native_before, preempted_before = counters.wait_seconds + counters.sample_seconds, counters.preemptions
     arrived = finished = 0
     start = time.perf_counter()
     while finished < len(requests):
@@ -125,11 +126,11 @@ def replay(
             time.sleep(max(0.0, seen.arrival(arrived) - now))
             seen.idle_s += time.perf_counter() - start - now
             continue
-        rows = engine.counters.rows
+        rows = counters.rows
         deltas = engine.step()
         now = time.perf_counter() - start
         seen.step_ends.append(now)
-        seen.step_rows.append(engine.counters.rows - rows)
+        seen.step_rows.append(counters.rows - rows)
         seen.step_running.append(len(engine.scheduler.running))
         seen.step_waiting.append(engine.scheduler.waiting)
         for delta in deltas:
@@ -141,8 +142,8 @@ def replay(
         if progress is not None:
             progress(finished, len(requests))
     seen.seconds = time.perf_counter() - start
-    seen.waited_s = engine.counters.wait_seconds - waited_before
-    seen.preemptions = engine.counters.preemptions - preempted_before
+    seen.native_s = counters.wait_seconds + counters.sample_seconds - native_before
+    seen.preemptions = counters.preemptions - preempted_before
     return seen
 
 

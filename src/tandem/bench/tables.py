@@ -43,9 +43,9 @@ def throughput_table(result: dict[str, Any]) -> str:
         if "prefill" in workload["kinds"]:
             titles += ["prefill tokens/s"]
         if "decode" in workload["kinds"]:
-            titles += ["decode tokens/s", "of smaller", "step ms", "overhead", "of bandwidth"]
+            titles += ["decode tokens/s", "of smaller", "step ms", "overhead", "sampling", "of bandwidth"]
         if "mixed" in workload["kinds"]:
-            titles += ["mixed tokens/s", "of them decode", "step ms"]
+            titles += ["mixed tokens/s", "of them decode"]
         lines = [titles]
         for entry in entries:
             line = [str(entry["batch"])]
@@ -54,36 +54,33 @@ def throughput_table(result: dict[str, Any]) -> str:
             if decode := entry.get("decode"):
                 share = relative.get(entry["batch"])
                 line += [_spread(decode["tokens_per_s"]), "" if share is None else f"{share:.2f} x"]
-                line += [_milliseconds(decode), _percent(decode["overhead"]), _percent(decode["bandwidth_share"])]
+                line += [f"{decode['step_s']['median'] * 1e3:.1f}"]
+                line += [_percent(decode[key]) for key in ("overhead", "sampling", "bandwidth_share")]
             if mixed := entry.get("mixed"):
                 line += [_spread(mixed["tokens_per_s"]), f"{mixed['decode_tokens_per_s']['median']:,.0f}"]
-                line += [_milliseconds(mixed)]
             lines.append(line)
         blocks.append(f"depth {depth:,}\n{columns(lines)}")
     blocks.append(
-        f"Medians of {workload['rounds']} rounds (lowest to highest). Of smaller: over the best of all smaller\n"
-        "batches. Overhead: share of the time in which no device works. Of bandwidth: bytes that a step must\n"
-        "read, over what the machine was measured to read in that time.\n"
-        f"Most KV bytes copied in a step: {_most_copied(result):,.0f}."
+        f"Medians of {workload['rounds']} rounds (lowest-highest). Of smaller: over the best of all smaller\n"
+        "batches. Overhead: share of the time between native calls, all of it Python's. Of bandwidth: bytes\n"
+        "that a step must read, over what the machine was measured to read in that time.\n"
+        f"At most, on average over a measurement: {_most(result, 'allocations_per_step'):g} native allocations and "
+        f"{_most(result, 'bytes_copied_per_step'):,g} KV bytes\ncopied in a step."
     )
     return "\n\n".join(blocks)
 
 
-def _most_copied(result: dict[str, Any]) -> float:
+def _most(result: dict[str, Any], quantity: str) -> float:
     kinds = result["workload"]["kinds"]
-    return max(float(entry[kind]["bytes_copied_per_step"]["high"]) for entry in result["results"] for kind in kinds)
+    return max(float(entry[kind][quantity]["high"]) for entry in result["results"] for kind in kinds)
 
 
 def _spread(summary: dict[str, Any]) -> str:
-    return f"{_rate(summary['median'])} ({_rate(summary['low'])} to {_rate(summary['high'])})"
+    return f"{_rate(summary['median'])} ({_rate(summary['low'])}-{_rate(summary['high'])})"
 
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _milliseconds(summaries: dict[str, Any]) -> str:
-    return f"{summaries['step_s']['median'] * 1e3:.1f}"
 
 
 def _percent(summary: dict[str, Any]) -> str:

@@ -96,19 +96,25 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What the engine did while something was timed. seconds: of the wall clock; waited: of them, for the devices."""
+    """What the engine did while something was timed.
+
+    seconds: of the wall clock; waited: of them, for the devices; sampling: in the sampler's native call.
+    allocations: of 4 KiB and more by native code. bytes_copied: of KV pages.
+    """
 
     seconds: float
     waited: float
+    sampling: float
     steps: int
     rows: int
     sampled: int
+    allocations: int
     bytes_copied: int
 
     @property
     def overhead(self) -> float:
-        """The share of time in which no device worked: scheduling, filling the batch, sampling, handing on."""
-        return 1 - self.waited / self.seconds
+        """The share of time between native calls: Python that schedules, fills the batch, commits and hands on."""
+        return 1 - (self.waited + self.sampling) / self.seconds
 
 
 class ThroughputBench:
@@ -211,7 +217,7 @@ class ThroughputBench:
     def _timed(self) -> Iterator[Callable[[], Span]]:
         """Yields a function that, after the block, tells what happened in it."""
         counters = self._engine.counters
-        names = ("wait_seconds", "steps", "rows", "sampled", "bytes_copied")
+        names = ("wait_seconds", "sample_seconds", "steps", "rows", "sampled", "allocations", "bytes_copied")
         before = [getattr(counters, name) for name in names]
         spans: list[Span] = []
         start = time.perf_counter()
@@ -271,6 +277,8 @@ def _quantities(
         "tokens_per_s": lambda span: span.rows / span.seconds,
         "step_s": lambda span: span.seconds / span.steps,
         "overhead": lambda span: span.overhead,
+        "sampling": lambda span: span.sampling / span.seconds,
+        "allocations_per_step": lambda span: span.allocations / span.steps,
         "bytes_copied_per_step": lambda span: span.bytes_copied / span.steps,
     }
     if kind == "decode":

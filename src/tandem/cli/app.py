@@ -5,21 +5,24 @@ Importing this must stay cheap: a command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, inspect, plan_memory, run
+from tandem.cli import bench, chat, devices, inspect, plan_memory, run
 from tandem.cli.options import flags
 from tandem.errors import TandemError
 
 DEBUG_VARIABLE = "TANDEM_DEBUG"
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="tandem",
@@ -31,6 +34,10 @@ app = typer.Typer(
 
 
 def main() -> None:
+    # Python has None for a stream that was closed when it started; a closed one behaves like an empty one.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     # A terminal that cannot show a character must not end the text.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -75,15 +82,31 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader has seen enough. What is still buffered must not fail again when the interpreter ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader has seen enough.
+            _discard_stdout()
+        except MemoryError:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            _fail(
+                EXIT_USAGE,
+                "not enough memory: the system refused some of what was planned (is there a limit, as by ulimit -v?); "
+                "free memory, raise the limit, or take a smaller model or --context",
+            )
         except Exception as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
+            if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+                _discard_stdout()
+                _fail(EXIT_ERROR, f"the output cannot be written: {error.strerror}")
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             _fail(EXIT_ERROR, f"unexpected {what} (set {DEBUG_VARIABLE}=1 for the traceback)")
 
     return guarded
+
+
+def _discard_stdout() -> None:
+    """What is still buffered must not fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(code: int, message: str) -> None:
@@ -97,6 +120,7 @@ _commands: dict[str, Callable[..., None]] = {
     "chat": chat.chat,
     "inspect": inspect.inspect,
     "plan-memory": plan_memory.plan_memory,
+    "devices": devices.devices,
 }
 for _name, _command in _commands.items():
     app.command(_name)(_guarded(flags(_command)))

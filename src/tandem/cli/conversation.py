@@ -58,7 +58,7 @@ class Conversation:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RequestError(f"{path} is not JSON; expected a file that /save wrote") from None
         content = content if isinstance(content, dict) else {}
         system, messages = content.get("system"), content.get("messages")

@@ -137,8 +137,8 @@ class Slice:
     """A part of a block: FFN columns [start, stop), or the KV heads [start, stop) with their query heads.
 
     A sliced block writes its bare partial product, without post-norm, residual or bias, to
-    `StepBuffers.partials[index]`; the block's owner (`CombineSpec`) adds the partials in slice order. Bounds must be multiples of 256 columns
-    (or whole KV heads), so that no quantization block and no packed row group is cut.
+    `StepBuffers.partials[index]`; the block's owner (`CombineSpec`) adds the partials in slice order. Bounds must be
+    multiples of 256 columns (or whole KV heads), so that no quantization block and no packed row group is cut.
     """
 
     index: int

@@ -96,7 +96,7 @@ def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
     devices = {name: open_device(name, threads=config.threads) for name in placement.names}
     try:
         planner = Planner(spec, placement.devices, devices, lambda i: block_weights(checkpoint, spec, i))
-        plan = _plan(planner, spec, config)
+        plan = _plan(planner, spec, config, devices)
     except BaseException:
         for device in devices.values():
             device.close()
@@ -104,9 +104,9 @@ def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
     return PlannedEngine(checkpoint, spec, config, placement, devices, plan)
 
 
-def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig) -> MemoryPlan:
+def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig, devices: Mapping[str, Device]) -> MemoryPlan:
     _check_limits(spec, config)
-    budget = {"host": _budget(config.memory)}
+    budget = {"host": _budget(config.memory)} | _device_budgets(devices)
     limits = Limits(config.context or spec.context, config.max_sequences, config.rows, config.kv_dtype)
     if config.context is None:
         context = planner.largest_context(limits, budget, config.full_sequences, spec.context)
@@ -115,6 +115,12 @@ def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig) -> MemoryPlan
     usual = limits.sequences * min(limits.context, _USUAL_POSITIONS)
     at_most = max(usual, limits.context * config.full_sequences) if config.memory is None else None
     return planner.fit(limits, budget, full_sequences=config.full_sequences, at_most=at_most)
+
+
+def _device_budgets(devices: Mapping[str, Device]) -> dict[str, int]:
+    """Bytes of the memory that devices do not share with the host: what is free of it."""
+    spaces = {name: device.info.memory[0] for name, device in devices.items()}
+    return {name: space.bytes_free for name, space in spaces.items() if not space.host_mapped}
 
 
 def _budget(memory: int | str | None) -> int:

@@ -28,8 +28,8 @@ class Counters:
 
     allocations: of 4 KiB and more by native code, in steps. bytes_copied: KV pages copied on write. Both stand still
     while a set of sequences decodes.
-    host_seconds: Python in the step loop. sample_seconds: the sampler. wait_seconds: from handing a step to the devices,
-    which begin while the call still returns, to its end.
+    host_seconds: Python in the step loop. sample_seconds: the sampler. wait_seconds: from handing a step to the
+    devices, which begin while the call still returns, to its end.
     """
 
     steps: int = 0

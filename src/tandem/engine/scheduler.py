@@ -16,8 +16,8 @@ from tandem.memory.kv_cache import KVCache
 from tandem.memory.plan import Limits
 from tandem.memory.prefix import extend_keys
 
-# Queued requests that one step looks at, where many turn out to wait for a prefix.
-_EXAMINED = 64
+# Queued requests that one step may find to wait for a prefix, before it lets the rest of the queue be.
+_PARKED = 64
 
 
 class Schedule:
@@ -139,17 +139,17 @@ class Scheduler:
 
     def _admit(self, step: Schedule, budget: int, score_rows: int) -> None:
         reserved = None
-        examined = 0
-        while self._waiting and budget > 0 and examined < _EXAMINED:
+        parked = 0
+        while self._waiting and budget > 0 and parked < _PARKED:
             sequence = self._waiting[0][1]
             if sequence.state is not State.WAITING:
                 heappop(self._waiting)
                 continue
             if len(self._slots) < 1 + len(sequence.forks):
                 return
-            examined += 1
             hits = self._find_prefix(sequence)
             if hits is None:
+                parked += 1
                 continue
             if self.running:
                 needed = self.cache.pages_to_start(sequence.keys, hits, len(sequence.tokens), self.limits.rows)

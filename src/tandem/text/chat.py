@@ -8,6 +8,7 @@ Hugging Face transformers gives them (`tojson`, `raise_exception`, `strftime_now
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -26,6 +27,8 @@ Message = Mapping[str, Any]
 
 # Names that clients give a message's reasoning, the standard one first.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+# A template that goes through the parts of a content by itself; others print a list as Python does.
+_TAKES_PARTS = re.compile(r"""\bfor\s+\w+\s+in\s+\w+(?:\.content\b|\[\s*['"]content['"]\s*\])""")
 
 
 def render_chat(
@@ -40,7 +43,8 @@ def render_chat(
     """The text of a conversation, ready for `Tokenizer.encode(text, add_special=False)`.
 
     template: jinja source, or sources by name: `tool_use` is taken for requests with tools, else `default`.
-    messages: each with `role`, and what the template reads (`content`, `tool_calls`, …); plain JSON values.
+    messages: each with `role`, and what the template reads (`content`, `tool_calls`, …); plain JSON values. A content
+    that is a list of parts may hold parts of type `text` only.
     add_generation_prompt: end with the opening of the assistant's turn. special_tokens: `bos_token` and so
     on. template_kwargs: further variables, such as `enable_thinking`.
 
@@ -58,7 +62,7 @@ def render_chat(
         "documents": None,
         **(special_tokens or {}),
         **_plain(template_kwargs, "template arguments"),
-        "messages": _conversation(messages),
+        "messages": _conversation(messages, takes_parts=_TAKES_PARTS.search(template) is not None),
         "tools": _plain(tools, "tools") if tools else None,
         "add_generation_prompt": add_generation_prompt,
     }
@@ -126,7 +130,7 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _conversation(messages: Sequence[Message], *, takes_parts: bool) -> list[dict[str, Any]]:
     """The messages as templates expect them: plain, and reasoning under the names that templates read."""
     if not messages:
         raise RequestError("there are no messages; give at least one")
@@ -137,11 +141,27 @@ def _conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 f"message {number} must be an object with a role (system, user, assistant, tool), not {message!r:.80}"
             )
         plain = _plain(message, f"message {number}")
+        if isinstance(plain.get("content"), list):
+            texts = [_text_of(part, number) for part in plain["content"]]
+            if not takes_parts:
+                plain["content"] = "\n".join(texts)
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
         if reasoning is not None:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
         conversation.append(plain)
     return conversation
+
+
+def _text_of(part: Any, number: int) -> str:
+    """The text of one part of a message's content."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise RequestError(
+            f"message {number} has a part of type {kind!r}, where only text is possible; "
+            'write parts as {"type": "text", "text": …}'
+        )
+    text: str = part["text"]
+    return text
 
 
 def _plain(value: Any, where: str) -> Any:

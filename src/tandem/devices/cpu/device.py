@@ -13,6 +13,7 @@ from tandem import _native
 from tandem.devices.base import DeviceInfo, Event, Float32Array, KVGroupSpec, MemorySpace, StepBuffers
 from tandem.devices.batch import Batch
 from tandem.devices.cpu.threads import default_threads
+from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
 from tandem.devices.spec import (
     AttentionSpec,
@@ -24,7 +25,7 @@ from tandem.devices.spec import (
     NormSpec,
     Slice,
 )
-from tandem.devices.weights_check import block_name, check_weights
+from tandem.devices.weights_check import check_weights
 from tandem.errors import DeviceError
 from tandem.weights.dequantize import dequantize
 from tandem.weights.tensor import Tensor
@@ -194,7 +195,7 @@ class CpuDevice:
         """Raises DeviceError where a block's KV pool or buffers are missing or too small."""
         native = self._program(rows, buffers)
         for block in blocks:
-            _check_buffers(block, buffers)
+            check_buffers("cpu", block.spec, block.slice, buffers, rows)
             _add(native, block, kv)
         native.seal()
         return CpuProgram(self._lane, native, buffers)
@@ -218,19 +219,6 @@ class CpuDevice:
         return packed
 
 
-def _check_buffers(block: CpuBlock, buffers: StepBuffers) -> None:
-    name = block_name(block.spec)
-    if buffers.hidden.shape[1] != block.spec.hidden:
-        raise DeviceError(f"cpu: {name} works on rows of {block.spec.hidden}, not {buffers.hidden.shape[1]}")
-    if isinstance(block.spec, HeadSpec) and buffers.logits.shape[1] != block.spec.vocab:
-        raise DeviceError(f"cpu: {name} writes logits of {block.spec.vocab}, not {buffers.logits.shape[1]}")
-    slices = block.slice.index + 1 if block.slice else 0
-    if isinstance(block.spec, CombineSpec):
-        slices = block.spec.slices
-    if slices and (len(buffers.partials) < slices or buffers.partials.shape[1:] != buffers.hidden.shape):
-        raise DeviceError(f"cpu: {name} needs `partials` of {slices} slices shaped as `hidden`")
-
-
 def _add(native: _native.Program, block: CpuBlock, kv: Sequence[CpuKVPool]) -> None:
     """Appends the block's operations to a program."""
     matrices = {role: packed.matrix for role, packed in block.matrices.items()}
@@ -250,7 +238,7 @@ def _add(native: _native.Program, block: CpuBlock, kv: Sequence[CpuKVPool]) -> N
                 k_norm=block.norm("k_norm", spec.qk_norm),
                 post_norm=block.norm("post_norm", spec.post_norm),
                 rope=_rope(spec),
-                pool=_pool_of(spec, kv).native,
+                pool=pool_of("cpu", spec, kv).native,
                 layer=spec.layer,
                 heads=spec.heads,
                 kv_heads=spec.kv_heads,
@@ -282,16 +270,3 @@ def _rope(spec: AttentionSpec) -> _native.Rope:
     if spec.rope is None:
         return _native.Rope()
     return _native.Rope(spec.rope.inverse_frequencies(), spec.rope.layout == "interleaved")
-
-
-def _pool_of(spec: AttentionSpec, pools: Sequence[CpuKVPool]) -> CpuKVPool:
-    for pool in pools:
-        if spec.layer in pool.group.layers:
-            shape = (pool.group.kv_heads, pool.group.head_dim, pool.group.window)
-            expected = (spec.kv_heads, spec.head_dim, spec.window)
-            if shape != expected:
-                raise DeviceError(
-                    f"cpu: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, not {shape}"
-                )
-            return pool
-    raise DeviceError(f"cpu: {block_name(spec)} has no KV pool")

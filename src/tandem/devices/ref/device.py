@@ -9,12 +9,13 @@ import numpy as np
 
 from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, StepBuffers
 from tandem.devices.batch import Batch
+from tandem.devices.lane import Lane
+from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.ref.blocks import RefBlock, Step, run_block
 from tandem.devices.ref.kv import RefKVPool
-from tandem.devices.ref.lane import Lane
 from tandem.devices.slicing import slice_spec, slice_weights
-from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
-from tandem.devices.weights_check import block_name, check_weights
+from tandem.devices.spec import AttentionSpec, BlockSpec, Slice
+from tandem.devices.weights_check import check_weights
 from tandem.errors import DeviceError
 from tandem.weights.dequantize import dequantize
 from tandem.weights.tensor import Tensor
@@ -62,12 +63,12 @@ class RefDevice:
         self, blocks: Sequence[RefBlock], *, rows: int, buffers: StepBuffers, kv: Sequence[RefKVPool] = ()
     ) -> RefProgram:
         """Raises DeviceError where a block's KV pool or buffers are missing or too small."""
-        if rows > len(buffers.hidden):
-            raise DeviceError(f"ref: a program of {rows} rows but `hidden` has {len(buffers.hidden)}")
         for block in blocks:
-            _check_buffers(block, buffers, rows)
+            check_buffers("ref", block.spec, block.slice, buffers, rows)
         pools = {
-            block.work.layer: _pool_of(block.work, kv) for block in blocks if isinstance(block.work, AttentionSpec)
+            block.work.layer: pool_of("ref", block.work, kv)
+            for block in blocks
+            if isinstance(block.work, AttentionSpec)
         }
         return RefProgram(self._lane, tuple(blocks), rows, buffers, pools)
 
@@ -101,31 +102,3 @@ class RefProgram:
         step = Step(batch, self._buffers, self._pools)
         for block in self._blocks:
             run_block(block, step)
-
-
-def _check_buffers(block: RefBlock, buffers: StepBuffers, rows: int) -> None:
-    name = block_name(block.spec)
-    slices = 0
-    if block.slice is not None:
-        slices = block.slice.index + 1
-    elif isinstance(block.spec, CombineSpec):
-        slices = block.spec.slices
-    if slices and (len(buffers.partials) < slices or buffers.partials.shape[1] < rows):
-        raise DeviceError(f"ref: {name} needs `partials` of {slices} slices and {rows} rows")
-    if buffers.hidden.shape[1] != block.spec.hidden:
-        raise DeviceError(f"ref: {name} works on rows of {block.spec.hidden}, not {buffers.hidden.shape[1]}")
-    if isinstance(block.spec, HeadSpec) and buffers.logits.shape[1] != block.spec.vocab:
-        raise DeviceError(f"ref: {name} writes logits of {block.spec.vocab}, not {buffers.logits.shape[1]}")
-
-
-def _pool_of(spec: AttentionSpec, pools: Sequence[RefKVPool]) -> RefKVPool:
-    for pool in pools:
-        if spec.layer in pool.group.layers:
-            shape = (pool.group.kv_heads, pool.group.head_dim, pool.group.window)
-            expected = (spec.kv_heads, spec.head_dim, spec.window)
-            if shape != expected:
-                raise DeviceError(
-                    f"ref: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, not {shape}"
-                )
-            return pool
-    raise DeviceError(f"ref: {block_name(spec)} has no KV pool")

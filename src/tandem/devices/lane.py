@@ -54,3 +54,5 @@ class Lane:
             else:
                 if signal is not None:
                     signal.timeline.signal(signal.value)
+            # While this thread sleeps it must not keep alive what the run worked with.
+            del job, work, wait, signal

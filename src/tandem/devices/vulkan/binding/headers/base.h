@@ -1,0 +1,80 @@
+/* Scalars, enumerations, handles; types that are only pointed to stay opaque. */
+
+typedef uint32_t VkBool32;
+typedef uint64_t VkDeviceSize;
+typedef uint32_t VkFlags;
+
+typedef int32_t VkCommandBufferLevel;
+typedef int32_t VkComponentTypeKHR;
+typedef int32_t VkDescriptorType;
+typedef int32_t VkDriverId;
+typedef int32_t VkExternalMemoryHandleTypeFlagBits;
+typedef int32_t VkPhysicalDeviceType;
+typedef int32_t VkPipelineBindPoint;
+typedef int32_t VkResult;
+typedef int32_t VkScopeKHR;
+typedef int32_t VkShaderStageFlagBits;
+typedef int32_t VkSharingMode;
+typedef int32_t VkStructureType;
+
+typedef VkFlags VkAccessFlags;
+typedef VkFlags VkBufferCreateFlags;
+typedef VkFlags VkBufferUsageFlags;
+typedef VkFlags VkCommandBufferUsageFlags;
+typedef VkFlags VkCommandPoolCreateFlags;
+typedef VkFlags VkDebugUtilsMessageSeverityFlagsEXT;
+typedef VkFlags VkDebugUtilsMessageTypeFlagsEXT;
+typedef VkFlags VkDebugUtilsMessengerCallbackDataFlagsEXT;
+typedef VkFlags VkDebugUtilsMessengerCreateFlagsEXT;
+typedef VkFlags VkDependencyFlags;
+typedef VkFlags VkDescriptorPoolCreateFlags;
+typedef VkFlags VkDescriptorSetLayoutCreateFlags;
+typedef VkFlags VkDeviceCreateFlags;
+typedef VkFlags VkDeviceQueueCreateFlags;
+typedef VkFlags VkExternalMemoryHandleTypeFlags;
+typedef VkFlags VkFenceCreateFlags;
+typedef VkFlags VkInstanceCreateFlags;
+typedef VkFlags VkMemoryHeapFlags;
+typedef VkFlags VkMemoryMapFlags;
+typedef VkFlags VkMemoryPropertyFlags;
+typedef VkFlags VkPipelineCreateFlags;
+typedef VkFlags VkPipelineLayoutCreateFlags;
+typedef VkFlags VkPipelineShaderStageCreateFlags;
+typedef VkFlags VkPipelineStageFlags;
+typedef VkFlags VkQueueFlags;
+typedef VkFlags VkSampleCountFlags;
+typedef VkFlags VkShaderModuleCreateFlags;
+typedef VkFlags VkShaderStageFlags;
+typedef VkFlags VkSubgroupFeatureFlags;
+
+typedef struct VkInstance_T* VkInstance;
+typedef struct VkPhysicalDevice_T* VkPhysicalDevice;
+typedef struct VkDevice_T* VkDevice;
+typedef struct VkQueue_T* VkQueue;
+typedef struct VkCommandBuffer_T* VkCommandBuffer;
+typedef struct VkBuffer_T* VkBuffer;
+typedef struct VkBufferView_T* VkBufferView;
+typedef struct VkCommandPool_T* VkCommandPool;
+typedef struct VkDebugUtilsMessengerEXT_T* VkDebugUtilsMessengerEXT;
+typedef struct VkDescriptorPool_T* VkDescriptorPool;
+typedef struct VkDescriptorSet_T* VkDescriptorSet;
+typedef struct VkDescriptorSetLayout_T* VkDescriptorSetLayout;
+typedef struct VkDeviceMemory_T* VkDeviceMemory;
+typedef struct VkFence_T* VkFence;
+typedef struct VkPipeline_T* VkPipeline;
+typedef struct VkPipelineCache_T* VkPipelineCache;
+typedef struct VkPipelineLayout_T* VkPipelineLayout;
+typedef struct VkSampler_T* VkSampler;
+typedef struct VkSemaphore_T* VkSemaphore;
+typedef struct VkShaderModule_T* VkShaderModule;
+
+typedef struct VkAllocationCallbacks VkAllocationCallbacks;
+typedef struct VkBufferMemoryBarrier VkBufferMemoryBarrier;
+typedef struct VkCommandBufferInheritanceInfo VkCommandBufferInheritanceInfo;
+typedef struct VkCopyDescriptorSet VkCopyDescriptorSet;
+typedef struct VkDebugUtilsLabelEXT VkDebugUtilsLabelEXT;
+typedef struct VkDebugUtilsObjectNameInfoEXT VkDebugUtilsObjectNameInfoEXT;
+typedef struct VkDescriptorImageInfo VkDescriptorImageInfo;
+typedef struct VkImageMemoryBarrier VkImageMemoryBarrier;
+
+typedef void (*PFN_vkVoidFunction)(void);

@@ -1,0 +1,67 @@
+"""What a GPU must never see: a batch whose rows, pages or samples point outside what a program was linked with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tandem.devices.batch import Batch
+from tandem.devices.vulkan.kv import VulkanKVPool
+from tandem.errors import DeviceError
+
+
+def check_batch(batch: Batch, rows: int, samples: int, vocab: int | None, pools: Sequence[VulkanKVPool]) -> None:
+    """Raises DeviceError, naming what is wrong. vocab: of the program's embedding, if it has one."""
+    if not 0 <= batch.n_rows <= rows:
+        raise DeviceError(f"vulkan: a batch of {batch.n_rows} rows, for a program linked for {rows}")
+    if vocab is not None:
+        _check_tokens(batch, vocab)
+    if pools:
+        _check_sequences(batch)
+        for pool in pools:
+            _check_pages(batch, pool)
+    if samples:
+        chosen = batch.samples[: batch.n_samples, 0]
+        if batch.n_samples > samples:
+            raise DeviceError(f"vulkan: {batch.n_samples} samples, for a program linked for {samples}")
+        if np.any((chosen < 0) | (chosen >= batch.n_rows)):
+            raise DeviceError(f"batch: a sample names a row outside the batch's {batch.n_rows}")
+
+
+def _check_tokens(batch: Batch, vocab: int) -> None:
+    tokens = batch.rows[: batch.n_rows, 2]
+    outside = np.flatnonzero((tokens < 0) | (tokens >= vocab))
+    if outside.size:
+        row = int(outside[0])
+        raise DeviceError(f"batch: row {row} has token {tokens[row]}, the vocabulary has {vocab}")
+
+
+def _check_sequences(batch: Batch) -> None:
+    rows = batch.rows[: batch.n_rows]
+    if np.any((rows[:, 0] < 0) | (rows[:, 0] >= batch.n_sequences)):
+        raise DeviceError(f"batch: a row names a sequence outside the batch's {batch.n_sequences}")
+    first, count, length, _ = batch.sequences[: batch.n_sequences, :4].T
+    if np.any(np.bincount(rows[:, 0], minlength=batch.n_sequences) != count):
+        raise DeviceError("batch: a sequence has not as many rows as it says")
+    start = (length - count - first)[rows[:, 0]]
+    if np.any(length < count) or np.any(rows[:, 1] != start + np.arange(batch.n_rows)):
+        raise DeviceError("batch: the positions of a sequence's rows do not end at its length")
+
+
+def _check_pages(batch: Batch, pool: VulkanKVPool) -> None:
+    group, size = pool.group, pool.group.page_size
+    _, count, length, _ = batch.sequences[: batch.n_sequences, :4].T
+    offset, first = batch.sequences[: batch.n_sequences, 4 + 2 * group.index : 6 + 2 * group.index].T
+    reach = length - count - (group.window - 1 if group.window is not None else length)
+    lowest = np.maximum(reach, 0) // size
+    for index in np.flatnonzero(count > 0):
+        what = f"batch: sequence {index}, KV group {group.index}"
+        start = int(offset[index] + lowest[index] - first[index])
+        stop = int(offset[index] + (length[index] - 1) // size - first[index] + 1)
+        if lowest[index] < first[index] or offset[index] < 0 or stop > len(batch.pages):
+            raise DeviceError(f"{what}: its page table does not cover what the sequence attends to")
+        pages = batch.pages[start:stop]
+        outside = pages[(pages < 0) | (pages >= pool.pages)]
+        if outside.size:
+            raise DeviceError(f"{what}: its page table names page {outside[0]} of a pool with {pool.pages}")

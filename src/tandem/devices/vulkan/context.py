@@ -1,0 +1,197 @@
+"""A logical device: its queue, its command and descriptor layouts, and the checks on what we need of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tandem.devices.vulkan.binding import constants as vk
+from tandem.devices.vulkan.binding.library import NULL, VulkanError, call, create, ffi, library, struct
+from tandem.devices.vulkan.instance import Instance
+from tandem.devices.vulkan.probe import Gpu
+from tandem.errors import DeviceError
+
+# Every shader of ours has one set of storage buffers and one block of push constants.
+BINDINGS = 8
+PUSH_BYTES = 128
+SHARED_BYTES = 16 << 10
+# A step is milliseconds to seconds; a queue that answers after this many ns hangs.
+_TIMEOUT = 600 * 10**9
+
+
+class Context:
+    """Opens a GPU. Raises DeviceError where it lacks what every shader needs, naming it."""
+
+    def __init__(self, instance: Instance, gpu: Gpu, name: str) -> None:
+        self.instance = instance
+        self.gpu = gpu
+        self.name = name
+        _check(gpu, name)
+        self.vulkan = library()
+        self.can_import = gpu.limits.import_alignment > 0
+        wanted = ["VK_EXT_external_memory_host", "VK_EXT_memory_budget"]
+        wanted += ["VK_KHR_shader_integer_dot_product"] if gpu.features.integer_dot else []
+        self._extensions = [each for each in wanted if each in gpu.extensions]
+        self.handle = self._create_device()
+        self._queue = ffi.new("VkQueue*")
+        self.vulkan.vkGetDeviceQueue(self.handle, gpu.queue_family, 0, self._queue)
+        # Vulkan wants one thread at a time on a queue and on a command pool. Re-entrant: what the garbage collector
+        # frees, it may free while we record.
+        self._lock = threading.RLock()
+        self._closers: list[Callable[[], None]] = []
+        self._descriptor_pools: set[Any] = set()
+        pool = struct("VkCommandPoolCreateInfo", flags=vk.COMMAND_POOL_RESET, queueFamilyIndex=gpu.queue_family)
+        self._commands = create("vkCreateCommandPool", "VkCommandPool", self.handle, pool, NULL)
+        self._fence = create("vkCreateFence", "VkFence", self.handle, struct("VkFenceCreateInfo"), NULL)
+        self.set_layout, self.pipeline_layout = self._layouts()
+        self._once = self.command_buffer()
+
+    def command_buffer(self) -> Any:
+        """A new command buffer, in the initial state."""
+        info = struct("VkCommandBufferAllocateInfo", commandPool=self._commands, commandBufferCount=1)
+        return create("vkAllocateCommandBuffers", "VkCommandBuffer", self.handle, info)
+
+    def descriptor_pool(self, sets: int) -> Any:
+        """A pool for `sets` descriptor sets."""
+        size = ffi.new("VkDescriptorPoolSize*", [vk.DESCRIPTOR_STORAGE_BUFFER, sets * BINDINGS])
+        info = struct("VkDescriptorPoolCreateInfo", maxSets=sets, poolSizeCount=1, pPoolSizes=size)
+        pool = create("vkCreateDescriptorPool", "VkDescriptorPool", self.handle, info, NULL)
+        self._descriptor_pools.add(pool)
+        return pool
+
+    def release(self, commands: Any, pool: Any) -> None:
+        """Frees a command buffer and the pool of its descriptor sets; nothing once the context is closed."""
+        with self._lock:
+            if pool in self._descriptor_pools:
+                self.vulkan.vkFreeCommandBuffers(
+                    self.handle, self._commands, 1, ffi.new("VkCommandBuffer[1]", [commands])
+                )
+                self._descriptor_pools.remove(pool)
+                self.vulkan.vkDestroyDescriptorPool(self.handle, pool, NULL)
+
+    def record(self, commands: Any, write: Callable[[Any], None]) -> None:
+        """Records a command buffer anew: `write(commands)` adds its commands."""
+        with self._lock:
+            call("vkBeginCommandBuffer", commands, struct("VkCommandBufferBeginInfo"))
+            write(commands)
+            call("vkEndCommandBuffer", commands)
+
+    def run(self, commands: Any) -> None:
+        """Submits a recorded command buffer and waits for its end. Raises DeviceError when the device is lost."""
+        buffers = ffi.new("VkCommandBuffer[1]", [commands])
+        info = struct("VkSubmitInfo", commandBufferCount=1, pCommandBuffers=buffers)
+        fences = ffi.new("VkFence[1]", [self._fence])
+        with self._lock:
+            try:
+                call("vkQueueSubmit", self._queue[0], 1, info, self._fence)
+                call("vkWaitForFences", self.handle, 1, fences, 1, _TIMEOUT)
+                call("vkResetFences", self.handle, 1, fences)
+            except VulkanError as error:
+                if error.code == vk.DEVICE_LOST:
+                    raise DeviceError(
+                        f"{self.name}: the GPU was lost (VK_ERROR_DEVICE_LOST): its driver reset it; see dmesg"
+                    ) from None
+                raise
+        self.raise_complaints()
+
+    def run_once(self, write: Callable[[Any], None]) -> None:
+        """Records commands, runs them and waits: for copies at load, not for steps."""
+        self.record(self._once, write)
+        self.run(self._once)
+
+    def raise_complaints(self) -> None:
+        """Under validation: raises DeviceError with what the layers had to say since the last time."""
+        if self.instance.messages:
+            said = " | ".join(self.instance.messages)
+            self.instance.messages.clear()
+            raise DeviceError(f"{self.name}: the validation layers complain: {said}")
+
+    def at_close(self, closer: Callable[[], None]) -> None:
+        """`closer` runs when the context closes, the last one first."""
+        self._closers.append(closer)
+
+    def close(self) -> None:
+        if self.handle == NULL:
+            return
+        self.vulkan.vkDeviceWaitIdle(self.handle)
+        for closer in reversed(self._closers):
+            closer()
+        for pool in self._descriptor_pools:
+            self.vulkan.vkDestroyDescriptorPool(self.handle, pool, NULL)
+        self._descriptor_pools.clear()
+        self.vulkan.vkDestroyPipelineLayout(self.handle, self.pipeline_layout, NULL)
+        self.vulkan.vkDestroyDescriptorSetLayout(self.handle, self.set_layout, NULL)
+        self.vulkan.vkDestroyFence(self.handle, self._fence, NULL)
+        self.vulkan.vkDestroyCommandPool(self.handle, self._commands, NULL)
+        self.vulkan.vkDestroyDevice(self.handle, NULL)
+        self.handle = NULL
+
+    def _create_device(self) -> Any:
+        priority = ffi.new("float[1]", [1.0])
+        queue = struct(
+            "VkDeviceQueueCreateInfo",
+            queueFamilyIndex=self.gpu.queue_family,
+            queueCount=1,
+            pQueuePriorities=priority,
+        )
+        names = [ffi.new("char[]", name.encode()) for name in self._extensions]
+        array = ffi.new("char*[]", names)
+        dot = struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1)
+        info = struct(
+            "VkDeviceCreateInfo",
+            pNext=dot if self.gpu.features.integer_dot else NULL,
+            queueCreateInfoCount=1,
+            pQueueCreateInfos=queue,
+            enabledExtensionCount=len(names),
+            ppEnabledExtensionNames=array,
+        )
+        return create("vkCreateDevice", "VkDevice", self.gpu.handle, info, NULL)
+
+    def _layouts(self) -> tuple[Any, Any]:
+        bindings = ffi.new(
+            "VkDescriptorSetLayoutBinding[]",
+            [
+                {
+                    "binding": index,
+                    "descriptorType": vk.DESCRIPTOR_STORAGE_BUFFER,
+                    "descriptorCount": 1,
+                    "stageFlags": vk.SHADER_STAGE_COMPUTE,
+                }
+                for index in range(BINDINGS)
+            ],
+        )
+        info = struct("VkDescriptorSetLayoutCreateInfo", bindingCount=BINDINGS, pBindings=bindings)
+        sets = create("vkCreateDescriptorSetLayout", "VkDescriptorSetLayout", self.handle, info, NULL)
+        ranges = ffi.new("VkPushConstantRange[]", [{"stageFlags": vk.SHADER_STAGE_COMPUTE, "size": PUSH_BYTES}])
+        array = ffi.new("VkDescriptorSetLayout[]", [sets])
+        info = struct(
+            "VkPipelineLayoutCreateInfo",
+            setLayoutCount=1,
+            pSetLayouts=array,
+            pushConstantRangeCount=1,
+            pPushConstantRanges=ranges,
+        )
+        return sets, create("vkCreatePipelineLayout", "VkPipelineLayout", self.handle, info, NULL)
+
+
+def missing(gpu: Gpu) -> list[str]:
+    """What the GPU lacks of what every shader needs; empty for one that can be used."""
+    limits = gpu.limits
+    needs = [
+        (gpu.api_supported, f"Vulkan 1.2 (its driver has {gpu.api}): upgrade the driver"),
+        (gpu.queue_family is not None, "a compute queue"),
+        (
+            limits.storage_buffers >= BINDINGS,
+            f"{BINDINGS} storage buffers per shader (not {limits.storage_buffers})",
+        ),
+        (limits.push_constants >= PUSH_BYTES, f"{PUSH_BYTES} bytes of push constants"),
+        (limits.shared_memory >= SHARED_BYTES, f"{SHARED_BYTES} bytes of shared memory"),
+    ]
+    return [what for present, what in needs if not present]
+
+
+def _check(gpu: Gpu, name: str) -> None:
+    lacks = missing(gpu)
+    if lacks:
+        raise DeviceError(f"{name}: {gpu.name} cannot be used: it lacks {'; '.join(lacks)}")

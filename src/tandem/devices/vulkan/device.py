@@ -1,0 +1,178 @@
+"""`vulkan:N`: blocks as recorded command buffers of our own compute shaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
+
+from tandem.devices.base import DeviceInfo, KVGroupSpec, MemorySpace, StepBuffers
+from tandem.devices.lane import Lane
+from tandem.devices.slicing import slice_spec, slice_weights
+from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
+from tandem.devices.vulkan.blocks import VulkanBlock, load_block, vector_sizes
+from tandem.devices.vulkan.context import Context
+from tandem.devices.vulkan.instance import Instance, shared_instance
+from tandem.devices.vulkan.kv import VulkanKVPool
+from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes, rounded
+from tandem.devices.vulkan.memory import Counters, Memory
+from tandem.devices.vulkan.pipelines import Pipelines
+from tandem.devices.vulkan.probe import Gpu, memory_of, probe_all
+from tandem.devices.vulkan.program import Machine, VulkanProgram
+from tandem.devices.vulkan.workspace import Workspace, sizes
+from tandem.devices.weights_check import block_name, check_weights
+from tandem.errors import DeviceError
+from tandem.weights.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What to pretend that a GPU lacks, for tests. storage_range: a lower limit of a binding's bytes."""
+
+    unified: bool = False
+    external_host_memory: bool = False
+    integer_dot: bool = False
+    storage_range: int | None = None
+
+    def apply(self, gpu: Gpu) -> Gpu:
+        limits = gpu.limits
+        if self.external_host_memory:
+            limits = replace(limits, import_alignment=0)
+        if self.storage_range is not None:
+            limits = replace(limits, storage_range=min(limits.storage_range, self.storage_range))
+        features = replace(gpu.features, integer_dot=gpu.features.integer_dot and not self.integer_dot)
+        return replace(gpu, limits=limits, features=features, type="discrete" if self.unified else gpu.type)
+
+
+class VulkanDevice:
+    """index: the device's number in `tandem devices`. Raises DeviceError where there is no such device, or it lacks
+    what our shaders need.
+    """
+
+    def __init__(self, index: int = 0, *, mask: Mask | None = None, instance: Instance | None = None) -> None:
+        name = f"vulkan:{index}"
+        instance = instance or shared_instance()
+        found = probe_all(instance)
+        if not 0 <= index < len(found):
+            names = ", ".join(f"vulkan:{gpu.index} ({gpu.name})" for gpu in found)
+            raise DeviceError(f"device '{name}' does not exist; there are: {names}")
+        gpu = (mask or Mask()).apply(found[index])
+        context = Context(instance, gpu, name)
+        memory = Memory(context)
+        self._context = context
+        self._machine = Machine(context, memory, Pipelines(context), Workspace(memory), Lane(name))
+        self._matrices: WeakValueDictionary[tuple[int, int], Matrix] = WeakValueDictionary()
+        self._closed = False
+        self.info = DeviceInfo(
+            name=name, kind="vulkan", description=f"{gpu.name}, {gpu.driver}", memory=_memory_spaces(gpu)
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """What was allocated and copied since the device was opened."""
+        return self._machine.memory.counters
+
+    def load(self, spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice | None = None) -> VulkanBlock:
+        check_weights(spec, weights)
+        work = spec
+        if slice is not None:
+            work = slice_spec(spec, slice)
+            weights = slice_weights(spec, weights, slice)
+        memory = self._machine.memory
+        return load_block(spec, slice, work, weights, self._matrix, lambda vectors: Vectors(memory, vectors))
+
+    def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
+        total = 0
+        seen: set[tuple[int, int]] = set()
+        for spec, weights, slice in blocks:
+            check_weights(spec, weights)
+            work = spec
+            if slice is not None:
+                work = slice_spec(spec, slice)
+                weights = slice_weights(spec, weights, slice)
+            vectors = vector_sizes(work, weights)
+            total += rounded(vectors) if vectors else 0
+            for tensor in weights.values():
+                key = (tensor.data.ctypes.data, tensor.nbytes)
+                if len(tensor.shape) == 2 and key not in seen:
+                    seen.add(key)
+                    total += matrix_bytes(self._context.gpu.limits, tensor)
+        return total
+
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
+        return sum(sizes(specs, rows).values())
+
+    def allocate_kv(self, group: KVGroupSpec, pages: int) -> VulkanKVPool:
+        return VulkanKVPool(self._context, self._machine.memory, group, pages)
+
+    def link(
+        self, blocks: Sequence[VulkanBlock], *, rows: int, buffers: StepBuffers, kv: Sequence[VulkanKVPool] = ()
+    ) -> VulkanProgram:
+        """Raises DeviceError where a block's KV pool or buffers are missing or too small."""
+        name = self.info.name
+        if not 1 <= rows <= min(len(buffers.hidden), self._context.gpu.limits.groups[1]):
+            raise DeviceError(f"{name}: a program of {rows} rows, but `hidden` has {len(buffers.hidden)}")
+        for block in blocks:
+            _check_buffers(name, block, buffers, rows)
+        pools = {
+            block.work.layer: _pool_of(name, block.work, kv)
+            for block in blocks
+            if isinstance(block.work, AttentionSpec)
+        }
+        return VulkanProgram(self._machine, tuple(blocks), rows, buffers, pools)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._machine.lane.close()
+            self._context.close()
+
+    def _matrix(self, tensor: Tensor) -> Matrix:
+        """Matrices that blocks share are kept once, as long as a block has them."""
+        key = (tensor.data.ctypes.data, tensor.nbytes)
+        matrix = self._matrices.get(key)
+        if matrix is None or not matrix.holds(tensor):
+            matrix = Matrix(self._machine.memory, self._context.gpu.limits, tensor)
+            self._matrices[key] = matrix
+        return matrix
+
+
+def _memory_spaces(gpu: Gpu) -> tuple[MemorySpace, ...]:
+    """The heaps, the device's own first. Where nobody tells what is free, all of it is."""
+    heaps, _ = memory_of(gpu.handle, gpu.extensions)
+    ordered = sorted(heaps, key=lambda heap: not heap.device_local)
+    return tuple(
+        MemorySpace(
+            name="device" if heap.device_local else "host",
+            bytes_total=heap.bytes_total,
+            bytes_free=heap.bytes_total if heap.bytes_free is None else heap.bytes_free,
+            host_mapped=gpu.unified and heap.host_visible,
+        )
+        for heap in ordered
+    )
+
+
+def _check_buffers(name: str, block: VulkanBlock, buffers: StepBuffers, rows: int) -> None:
+    what = block_name(block.spec)
+    slices = block.slice.index + 1 if block.slice else 0
+    if isinstance(block.spec, CombineSpec):
+        slices = block.spec.slices
+    if slices and (len(buffers.partials) < slices or buffers.partials.shape[1] < rows):
+        raise DeviceError(f"{name}: {what} needs `partials` of {slices} slices and {rows} rows")
+    if buffers.hidden.shape[1] != block.spec.hidden:
+        raise DeviceError(f"{name}: {what} works on rows of {block.spec.hidden}, not {buffers.hidden.shape[1]}")
+    if isinstance(block.spec, HeadSpec) and buffers.logits.shape[1] != block.spec.vocab:
+        raise DeviceError(f"{name}: {what} writes logits of {block.spec.vocab}, not {buffers.logits.shape[1]}")
+
+
+def _pool_of(name: str, spec: AttentionSpec, pools: Sequence[VulkanKVPool]) -> VulkanKVPool:
+    for pool in pools:
+        if spec.layer in pool.group.layers:
+            shape = (pool.group.kv_heads, pool.group.head_dim, pool.group.window)
+            expected = (spec.kv_heads, spec.head_dim, spec.window)
+            if shape != expected:
+                raise DeviceError(
+                    f"{name}: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, not {shape}"
+                )
+            return pool
+    raise DeviceError(f"{name}: {block_name(spec)} has no KV pool")

@@ -1,0 +1,80 @@
+"""What a program does, as data: dispatches with the bytes that they read and write, and the barriers that follow."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tandem.devices.vulkan.memory import View
+
+LANES = 64
+NONE = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A binding. columns: where every row of a written matrix is touched only in [start, stop); None means all of it.
+
+    Two uses of one view with disjoint columns do not meet.
+    """
+
+    binding: int
+    view: View
+    access: Literal["read", "write", "both"] = "read"
+    columns: tuple[int, int] | None = None
+
+    def meets(self, other: Use) -> bool:
+        """Whether the two share bytes of which one of them writes."""
+        if self.access == other.access == "read" or self.view.buffer is not other.view.buffer:
+            return False
+        a, b = self.view, other.view
+        if a.offset + a.size <= b.offset or b.offset + b.size <= a.offset:
+            return False
+        if a == b and self.columns is not None and other.columns is not None:
+            return self.columns[0] < other.columns[1] and other.columns[0] < self.columns[1]
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Workgroups: `x`, times one for every `tile` of the step's rows or samples."""
+
+    x: int
+    tile: int = 1
+    sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """constants: of the shader's specialization, in order, LANES first."""
+
+    shader: str
+    constants: tuple[int, ...]
+    uses: tuple[Use, ...]
+    push: bytes
+    grid: Grid
+
+
+def push(*values: int | float) -> bytes:
+    """Push constants: 32-bit integers and floats, as the shader's block has them."""
+    return b"".join(struct.pack("<f" if isinstance(value, float) else "<I", value) for value in values)
+
+
+def barriers(dispatches: Iterable[Dispatch]) -> list[bool]:
+    """For each dispatch, whether it must wait for those before it: it meets one since the last barrier."""
+    needed: list[bool] = []
+    since: list[Use] = []
+    for dispatch in dispatches:
+        wait = any(use.meets(other) for use in dispatch.uses for other in since)
+        if wait:
+            since = []
+        since += dispatch.uses
+        needed.append(wait)
+    return needed
+
+
+def grids(dispatches: Sequence[Dispatch]) -> list[Grid]:
+    """The distinct grids, in order of first use: one entry each of a step's table of workgroup counts."""
+    return list(dict.fromkeys(dispatch.grid for dispatch in dispatches))

@@ -1,0 +1,59 @@
+"""The KV pages of one group, in device memory: for each layer, up to four bindings of whole pages."""
+
+from __future__ import annotations
+
+from tandem.devices.base import KVGroupSpec
+from tandem.devices.vulkan.context import Context
+from tandem.devices.vulkan.memory import Memory, View
+from tandem.errors import DeviceError
+
+MAX_CHUNKS = 4
+
+
+class VulkanKVPool:
+    """Raises DeviceError for a layout that the shaders do not have, or more than four bindings can hold."""
+
+    def __init__(self, context: Context, memory: Memory, group: KVGroupSpec, pages: int) -> None:
+        if group.dtype not in ("f16", "f32"):
+            raise DeviceError(f"{context.name}: KV pages of {group.dtype} are not supported; choose f16 or f32")
+        if group.head_dim % 2:
+            raise DeviceError(f"{context.name}: heads of {group.head_dim} elements; an even number is needed")
+        self.group = group
+        self.pages = pages
+        self.page_bytes = group.page_bytes // len(group.layers)
+        limits = context.gpu.limits
+        most = min(limits.storage_range, limits.allocation) // 256 * 256 // self.page_bytes
+        if pages > most * MAX_CHUNKS:
+            raise DeviceError(
+                f"{context.name}: {pages:,} KV pages of {self.page_bytes:,} bytes a layer are more than {MAX_CHUNKS} "
+                f"bindings of {limits.storage_range:,} bytes hold; at most {most * MAX_CHUNKS:,} pages: "
+                "take a smaller context or fewer sequences"
+            )
+        self.chunk_pages = max(1, min(pages, most))
+        self._memory = memory
+        self._layers: dict[int, list[View]] = {
+            layer: [
+                memory.device(min(self.chunk_pages, pages - first) * self.page_bytes).all()
+                for first in range(0, pages, self.chunk_pages)
+            ]
+            for layer in group.layers
+        }
+
+    @property
+    def bytes(self) -> int:
+        return sum(view.size for views in self._layers.values() for view in views)
+
+    def chunks(self, layer: int) -> list[View]:
+        """The layer's bindings, always four: those that are not needed repeat the first."""
+        views = self._layers[layer]
+        return views + views[:1] * (MAX_CHUNKS - len(views))
+
+    def copy_page(self, source: int, target: int) -> None:
+        for page in (source, target):
+            if not 0 <= page < self.pages:
+                raise ValueError(f"page {page} is not one of the pool's pages 0 to {self.pages - 1}")
+        self._memory.copy([(self._page(layer, source), self._page(layer, target)) for layer in self.group.layers])
+
+    def _page(self, layer: int, page: int) -> View:
+        chunk = self._layers[layer][page // self.chunk_pages]
+        return chunk.part(page % self.chunk_pages * self.page_bytes, self.page_bytes)

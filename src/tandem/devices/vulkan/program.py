@@ -1,0 +1,175 @@
+"""A program: linked blocks that replay. What changes from step to step is one small buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tandem.devices.base import Event, StepBuffers
+from tandem.devices.batch import Batch
+from tandem.devices.lane import Lane
+from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, HeadSpec
+from tandem.devices.vulkan.blocks import VulkanBlock
+from tandem.devices.vulkan.check import check_batch
+from tandem.devices.vulkan.context import Context
+from tandem.devices.vulkan.dispatch import Dispatch, Grid, grids
+from tandem.devices.vulkan.kv import VulkanKVPool
+from tandem.devices.vulkan.memory import Buffer, Memory, View
+from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
+from tandem.devices.vulkan.pipelines import Pipelines
+from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
+from tandem.devices.vulkan.shared import SharedArray
+from tandem.devices.vulkan.workspace import Workspace
+
+# The row-count buckets: a step takes the first that holds its rows, or the last.
+TILES = (1, 4, 8, 16)
+_TABLE_ENTRIES = 64
+
+
+@dataclass(slots=True)
+class Machine:
+    """What the programs of a device share."""
+
+    context: Context
+    memory: Memory
+    pipelines: Pipelines
+    workspace: Workspace
+    lane: Lane
+
+
+@dataclass(slots=True)
+class _StepData:
+    """The batch's bytes and the table of workgroup counts, one host-visible buffer. size: of the batch, in int32."""
+
+    size: int
+    buffer: Buffer
+    batch: View
+    table: View
+
+
+class VulkanProgram:
+    """`rows` is the largest batch it takes."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        blocks: tuple[VulkanBlock, ...],
+        rows: int,
+        buffers: StepBuffers,
+        pools: Mapping[int, VulkanKVPool],
+    ) -> None:
+        self.rows = rows
+        self._machine = machine
+        self._blocks = blocks
+        self._pools = pools
+        self._groups = list({id(pool): pool for pool in pools.values()}.values())
+        self._step: _StepData | None = None
+        self._recordings: dict[tuple[int, int], tuple[Recording, list[Grid]]] = {}
+        works = [block.work for block in blocks]
+        self._vocab = next((work.vocab for work in works if isinstance(work, EmbedSpec)), None)
+        self._has_head = any(isinstance(work, HeadSpec) for work in works)
+        self._samples = min(rows, len(buffers.logits)) if self._has_head else 0
+        self._width = buffers.hidden.shape[1]
+        self._partial_rows = buffers.partials.shape[1]
+        machine.workspace.reserve(works, rows)
+        memory = machine.memory
+        self._logits = SharedArray(memory, buffers.logits) if self._has_head else None
+        # The program's own slices, and those that it adds up.
+        self._written = [block.slice.index for block in blocks if block.slice is not None]
+        self._added = max((work.slices for work in works if isinstance(work, CombineSpec)), default=0)
+        self._partials = SharedArray(memory, buffers.partials) if self._written or self._added else None
+        self._hidden = SharedArray(memory, buffers.hidden)
+        self._reads_hidden = not isinstance(works[0], EmbedSpec)
+        self._writes_hidden = not all(block.slice is not None or isinstance(block.work, HeadSpec) for block in blocks)
+        # Across a bus the residual stream lives on the device, and comes and goes once a program.
+        self._resident = None if machine.context.gpu.unified else memory.device(buffers.hidden.nbytes).all()
+
+    def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
+        self._machine.lane.submit(lambda: self._run(batch), wait, signal)
+
+    def _run(self, batch: Batch) -> None:
+        check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
+        step = self._step_data(batch)
+        recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
+        self._fill(step, batch, table)
+        rows = batch.n_rows
+        if self._reads_hidden:
+            self._hidden.push(0, rows)
+        if self._partials is not None and self._added:
+            self._partials.push(0, self._added)
+        recording.run()
+        if self._writes_hidden:
+            self._hidden.pull(0, rows)
+        if self._logits is not None:
+            self._logits.pull(0, batch.n_samples)
+        if self._partials is not None:
+            for index in self._written:
+                self._partials.pull(index, 1)
+
+    def _step_data(self, batch: Batch) -> _StepData:
+        """The step buffer, made at the first step and again for a larger batch layout."""
+        size = batch.data.size
+        if self._step is None or self._step.size != size:
+            batch_bytes = -(-size * 4 // 256) * 256
+            buffer = self._machine.memory.host(batch_bytes + _TABLE_ENTRIES * GROUPS_BYTES)
+            table = View(buffer, batch_bytes, _TABLE_ENTRIES * GROUPS_BYTES)
+            self._recordings.clear()
+            if self._step is not None:
+                self._machine.memory.free(self._step.buffer)
+            self._step = _StepData(size, buffer, View(buffer, 0, batch_bytes), table)
+        return self._step
+
+    def _recording(self, row_tile: int, sample_tile: int, step: _StepData) -> tuple[Recording, list[Grid]]:
+        key = (row_tile, sample_tile if self._has_head else 1)
+        if key not in self._recordings:
+            dispatches = self._dispatches(*key, step)
+            table = grids(dispatches)
+            if len(table) > _TABLE_ENTRIES:
+                raise AssertionError(f"{len(table)} kinds of grids")
+            machine = self._machine
+            recording = Recording(machine.context, machine.pipelines, dispatches, table, step.table)
+            self._recordings[key] = (recording, table)
+        return self._recordings[key]
+
+    def _dispatches(self, row_tile: int, sample_tile: int, step: _StepData) -> list[Dispatch]:
+        hidden = self._resident or self._hidden.view
+        nowhere = step.batch
+        places = Places(
+            workspace=self._machine.workspace,
+            step=step.batch,
+            hidden=hidden,
+            logits=self._logits.view if self._logits else nowhere,
+            partials=self._partials.view if self._partials else nowhere,
+            rows=self._partial_rows,
+            row_tile=row_tile,
+            sample_tile=sample_tile,
+            integer_dot=self._machine.context.gpu.features.integer_dot,
+        )
+        dispatches = []
+        if self._resident and self._reads_hidden:
+            dispatches.append(copy_rows(places, self._hidden.view, hidden, self._width))
+        for block in self._blocks:
+            pool = self._pools[block.work.layer] if isinstance(block.work, AttentionSpec) else None
+            dispatches += block_dispatches(block, places, pool)
+        if self._resident and self._writes_hidden:
+            dispatches.append(copy_rows(places, hidden, self._hidden.view, self._width))
+        return dispatches
+
+    def _fill(self, step: _StepData, batch: Batch, table: list[Grid]) -> None:
+        mapped = step.buffer.mapped
+        assert mapped is not None
+        mapped[: step.size * 4].view(np.int32)[:] = batch.data
+        groups = np.ones((len(table), 3), np.uint32)
+        for index, grid in enumerate(table):
+            count = batch.n_samples if grid.sampled else batch.n_rows
+            groups[index, :2] = (grid.x, -(-count // grid.tile))
+        start = step.table.offset
+        mapped[start : start + groups.nbytes].view(np.uint32)[:] = groups.reshape(-1)
+        self._machine.memory.counters.copied += step.size * 4 + groups.nbytes
+
+
+def _tile(count: int) -> int:
+    """The bucket of a count of rows or samples: how many of them a product takes at once."""
+    return next((tile for tile in TILES if count <= tile), TILES[-1])

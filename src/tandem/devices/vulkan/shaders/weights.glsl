@@ -1,0 +1,94 @@
+// Packed matrices, as packing.py lays out their rows; binding 1. A block is 32 elements of a row.
+layout(constant_id = 1) const uint TYPE = 0;
+
+const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30;
+const bool HAS_NIBBLES = TYPE >= Q4_0 && TYPE <= Q6_K && TYPE != Q8_0;
+const bool HAS_FIFTH = TYPE == Q5_0 || TYPE == Q5_1 || TYPE == Q5_K;
+
+layout(set = 0, binding = 1) readonly buffer Words { uint words[]; };
+layout(set = 0, binding = 1) readonly buffer Quads { uvec4 quads[]; };
+
+vec4 unsigned_bytes(uint w) { return vec4(w & 0xffu, w >> 8 & 0xffu, w >> 16 & 0xffu, w >> 24); }
+vec4 signed_bytes(uint w) { return vec4(ivec4(w << 24, w << 16, w << 8, w) >> 24); }
+
+float half_at(uint word, uint index) {
+    vec2 pair = unpackHalf2x16(words[word + index / 2]);
+    return index % 2 == 0 ? pair.x : pair.y;
+}
+
+// The 6-bit scale and minimum of sub-block i (0..7) in the 12 bytes that follow a K-quant's two halves.
+vec2 scale_and_minimum(uvec4 head, uint i) {
+    uint low = head.y >> 8 * (i % 4), middle = head.z >> 8 * (i % 4), high = head.w >> 8 * (i % 4);
+    uvec2 pair = i < 4 ? uvec2(low, middle) & 63 : uvec2((high & 15) | (low >> 2 & 48), (high >> 4 & 15) | (middle >> 2 & 48));
+    return unpackHalf2x16(head.x) * vec2(pair);
+}
+
+// What turns quants q into values: factor.x * q + factor.y for elements 0..15, factor.z * q + factor.w for 16..31.
+vec4 block_factors(uint row, uint block, uint blocks) {
+    if (TYPE == Q4_0 || TYPE == Q5_0 || TYPE == Q8_0) {
+        float d = half_at(row + blocks * (TYPE == Q8_0 ? 8 : TYPE == Q5_0 ? 5 : 4), block);
+        float shift = TYPE == Q8_0 ? 0.0 : TYPE == Q5_0 ? -16.0 * d : -8.0 * d;
+        return vec4(d, shift, d, shift);
+    }
+    if (TYPE == Q4_1 || TYPE == Q5_1) return unpackHalf2x16(words[row + blocks * (TYPE == Q5_1 ? 5 : 4) + block]).xyxy;
+    if (TYPE == Q4_K || TYPE == Q5_K) {
+        uvec4 head = quads[(row + blocks * (TYPE == Q5_K ? 5 : 4)) / 4 + block / 8];
+        vec2 pair = scale_and_minimum(head, block % 8);
+        return vec4(pair.x, -pair.y, pair.x, -pair.y);
+    }
+    if (TYPE == Q6_K) {
+        uint scales = row + blocks * 6;
+        float d = half_at(scales + blocks / 2, block / 8);
+        vec4 four = signed_bytes(words[scales + block / 2]) * d;
+        vec2 two = block % 2 == 0 ? four.xy : four.zw;
+        return vec4(two.x, -32.0 * two.x, two.y, -32.0 * two.y);
+    }
+    return vec4(1, 0, 1, 0);
+}
+
+// Bits above the fourth of elements 4w..4w+3 (first half of the block) and 16+4w..: bytes, shifted to bit 4.
+uvec2 high_bits(uint row, uint block, uint blocks, uint w) {
+    if (HAS_FIFTH) {
+        uint bits = words[row + blocks * 4 + block];
+        return (uvec2(bits >> w, bits >> (w + 4)) & 0x01010101u) << 4;
+    }
+    if (TYPE == Q6_K) {
+        uint at = row + blocks * 4 + block * 2;
+        return (uvec2(words[at], words[at + 1]) >> 2 * w & 0x03030303u) << 4;
+    }
+    return uvec2(0);
+}
+
+// The 32 values of one block; `row` is the row's first word, a multiple of 4.
+void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
+    if (TYPE == F32) {
+        for (uint i = 0; i < 8; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + i]);
+    } else if (TYPE == F16 || TYPE == BF16) {
+        for (uint i = 0; i < 4; ++i) {
+            uvec4 q = quads[row / 4 + block * 4 + i];
+            if (TYPE == F16) {
+                v[2 * i] = vec4(unpackHalf2x16(q.x), unpackHalf2x16(q.y));
+                v[2 * i + 1] = vec4(unpackHalf2x16(q.z), unpackHalf2x16(q.w));
+            } else {
+                v[2 * i] = uintBitsToFloat(uvec4(q.x << 16, q.x & 0xffff0000u, q.y << 16, q.y & 0xffff0000u));
+                v[2 * i + 1] = uintBitsToFloat(uvec4(q.z << 16, q.z & 0xffff0000u, q.w << 16, q.w & 0xffff0000u));
+            }
+        }
+    } else {
+        vec4 factors = block_factors(row, block, blocks);
+        if (TYPE == Q8_0) {
+            uvec4 low = quads[row / 4 + block * 2], high = quads[row / 4 + block * 2 + 1];
+            for (uint i = 0; i < 4; ++i) {
+                v[i] = signed_bytes(low[i]) * factors.x;
+                v[i + 4] = signed_bytes(high[i]) * factors.x;
+            }
+        } else if (HAS_NIBBLES) {
+            uvec4 q = quads[row / 4 + block];
+            for (uint w = 0; w < 4; ++w) {
+                uvec2 high = high_bits(row, block, blocks, w);
+                v[w] = unsigned_bytes((q[w] & 0x0f0f0f0fu) | high.x) * factors.x + factors.y;
+                v[w + 4] = unsigned_bytes((q[w] >> 4 & 0x0f0f0f0fu) | high.y) * factors.z + factors.w;
+            }
+        }
+    }
+}

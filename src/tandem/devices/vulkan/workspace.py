@@ -1,0 +1,80 @@
+"""Scratch memory of a device: named buffers that all its programs share, as they run one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tandem.devices.spec import AttentionSpec, BlockSpec, FFNSpec, HeadSpec
+from tandem.devices.vulkan.matrices import rounded
+from tandem.devices.vulkan.memory import Buffer, Memory, View
+from tandem.devices.vulkan.packing import BLOCK, blocks_of
+
+
+def padded(width: int) -> int:
+    """Elements of a row that feeds a product: whole blocks; the padding stays zero."""
+    return -(-width // BLOCK) * BLOCK
+
+
+def quantized_words(width: int) -> int:
+    """Words of a row of 8-bit activations: quantize.comp's integers, scales and sums."""
+    return -(-10 * blocks_of(width) // 4) * 4
+
+
+def widths(spec: BlockSpec) -> dict[str, int]:
+    """Elements (of 4 bytes) a row that a block needs of each scratch buffer."""
+    match spec:
+        case AttentionSpec():
+            heads = spec.heads * spec.head_dim
+            return {
+                "normed": padded(spec.hidden),
+                "qkv": heads + 2 * spec.kv_heads * spec.head_dim,
+                "attended": padded(heads),
+                "quantized": max(quantized_words(spec.hidden), quantized_words(heads)),
+                "product": spec.hidden,
+            }
+        case FFNSpec():
+            return {
+                "normed": padded(spec.hidden),
+                "gate_up": 2 * spec.ffn,
+                "gated": padded(spec.ffn),
+                "quantized": max(quantized_words(spec.hidden), quantized_words(spec.ffn)),
+                "product": spec.hidden,
+            }
+        case HeadSpec():
+            return {"normed": padded(spec.hidden), "quantized": quantized_words(spec.hidden)}
+        case _:
+            return {}
+
+
+def sizes(specs: Iterable[BlockSpec], rows: int) -> dict[str, int]:
+    """Bytes of each scratch buffer for programs of these blocks. Buffers of one width are not one buffer: what pads a
+    row must never have been written.
+    """
+    needed: dict[str, int] = {}
+    for spec in specs:
+        for name, width in widths(spec).items():
+            key = f"{name}/{width}" if name in ("normed", "attended", "gated") else name
+            needed[key] = max(needed.get(key, 0), rounded(4 * rows * width))
+    return needed
+
+
+class Workspace:
+    """Grows when a program needs more; earlier programs keep what they were linked with."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._buffers: dict[str, Buffer] = {}
+
+    def reserve(self, specs: Iterable[BlockSpec], rows: int) -> None:
+        for name, size in sizes(specs, rows).items():
+            if name not in self._buffers or self._buffers[name].size < size:
+                self._buffers[name] = self._memory.device(size)
+
+    def view(self, name: str, spec: BlockSpec) -> View:
+        """A buffer that `reserve` made for this block."""
+        key = f"{name}/{widths(spec)[name]}" if name in ("normed", "attended", "gated") else name
+        return self._buffers[key].all()
+
+    @property
+    def bytes(self) -> int:
+        return sum(buffer.size for buffer in self._buffers.values())

@@ -1,0 +1,237 @@
+"""Single blocks of random shapes and types against the reference, through the seam: load, link, submit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from devices.runner import aligned_zeros
+from devices.vulkan.support import random_tensor, random_weights, relative_error
+from tandem._native import Timeline
+from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
+from tandem.devices.batch import Batch, BatchLayout
+from tandem.devices.cpu import CpuDevice
+from tandem.devices.ref import RefDevice
+from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec, RopeSpec
+from tandem.devices.vulkan import VulkanDevice
+from tandem.devices.vulkan.device import Mask
+from tandem.devices.vulkan.instance import Instance
+from tandem.weights.tensor import Tensor, TensorType
+
+# 256 suits every type; lengths that are no multiple of 32 only the unquantized ones.
+WIDTHS = {1: [40, 96, 260], 32: [32, 96, 288], 256: [256, 512]}
+TYPES = list(TensorType)
+FEW = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def run(
+    device: Device,
+    spec: Any,
+    weights: dict[str, Tensor],
+    hidden: np.ndarray,
+    lengths: list[tuple[int, int]],
+    page_size: int = 16,
+) -> np.ndarray:
+    """The block's result on sequences of (positions so far, new rows), one step for what is past and one for the new.
+
+    The residual stream is `hidden` [rows, width] in the last step; logits for a head.
+    """
+    rows = len(hidden)
+    vocab = spec.vocab if isinstance(spec, HeadSpec) else 1
+    most = max(rows, sum(past for past, _ in lengths), 1)
+    buffers = StepBuffers(aligned_zeros((most, spec.hidden)), aligned_zeros((most, vocab)), aligned_zeros((0, most, 1)))
+    pools = []
+    if isinstance(spec, AttentionSpec):
+        group = KVGroupSpec(0, (spec.layer,), spec.kv_heads, spec.head_dim, spec.window, page_size, "f32")
+        each = -(-max(past + new for past, new in lengths) // page_size)
+        pools = [device.allocate_kv(group, each * len(lengths))]
+    program = device.link([device.load(spec, weights)], rows=most, buffers=buffers, kv=pools)
+    batch = Batch(BatchLayout(most, len(lengths), most, 4096, 1))
+    timeline, value = Timeline(), 0
+    past = np.random.default_rng(1).normal(0, 1, (most, spec.hidden)).astype(np.float32)
+    for part, values in ((0, past), (1, hidden)):
+        row = page = 0
+        for index, (before, new) in enumerate(lengths):
+            count, start = (before, 0) if part == 0 else (new, before)
+            pages = -(-(start + count) // page_size)
+            batch.sequences[index] = (row, count, start + count, index, page, 0)
+            # Pages of the sequences alternate.
+            batch.pages[page : page + pages] = np.arange(pages) * len(lengths) + index
+            page += pages
+            for position in range(start, start + count):
+                batch.rows[row] = (index, position, (row * 7) % vocab_of(spec), 0)
+                batch.samples[row] = (row, row, 0, 0)
+                row += 1
+        if row == 0:
+            continue
+        buffers.hidden[:row] = values[:row]
+        batch.set_counts(row, len(lengths), row)
+        value += 1
+        program.submit(batch, signal=Event(timeline, value))
+        Event(timeline, value).wait()
+    return (buffers.logits if isinstance(spec, HeadSpec) else buffers.hidden)[:rows].copy()
+
+
+def vocab_of(spec: Any) -> int:
+    return spec.vocab if isinstance(spec, EmbedSpec | HeadSpec) else 1
+
+
+def compare(
+    vulkan: VulkanDevice,
+    ref: RefDevice,
+    spec: Any,
+    weights: dict[str, Tensor],
+    lengths: list[tuple[int, int]],
+    page_size: int = 16,
+) -> None:
+    hidden = np.random.default_rng(2).normal(0, 1, (sum(new for _, new in lengths), spec.hidden)).astype(np.float32)
+    expected = run(ref, spec, weights, hidden, lengths, page_size)
+    got = run(vulkan, spec, weights, hidden, lengths, page_size)
+    if isinstance(spec, AttentionSpec | FFNSpec):
+        # What the block adds; the residual stream alone would hide an error in it.
+        got, expected = got - hidden, expected - hidden
+    assert relative_error(got, expected) < 2e-5
+
+
+@pytest.fixture(scope="module")
+def exact(instance: Instance) -> Iterator[VulkanDevice]:
+    """Without integer dots: every product in float32."""
+    device = VulkanDevice(0, mask=Mask(integer_dot=True), instance=instance)
+    yield device
+    device.close()
+
+
+@st.composite
+def norms(draw: st.DrawFn) -> NormSpec:
+    return NormSpec(draw(st.sampled_from([1e-6, 1e-5])), draw(st.sampled_from([0.0, 1.0])))
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[tuple[int, int]]:
+    return draw(st.lists(st.tuples(st.integers(0, 90), st.integers(1, 11)), min_size=1, max_size=3))
+
+
+@FEW
+@given(st.data())
+def test_attention(exact: VulkanDevice, ref: RefDevice, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(TYPES))
+    kv_heads = data.draw(st.sampled_from([1, 2, 3]))
+    # A product's rows must be whole blocks: of the hidden size, and of all heads together.
+    head_dim = {1: 12, 32: 32, 256: 256}[kind.block] if data.draw(st.booleans()) else 128
+    heads = kv_heads * data.draw(st.sampled_from([1, 2, 4]))
+    if heads * head_dim % kind.block:
+        heads *= 2
+    spec = AttentionSpec(
+        layer=3,
+        hidden=data.draw(st.sampled_from(WIDTHS[kind.block])),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        scale=head_dim**-0.5,
+        norm=data.draw(norms()),
+        rope=data.draw(
+            st.none()
+            | st.builds(
+                RopeSpec,
+                st.sampled_from([1e4, 1e6]),
+                st.sampled_from([head_dim, head_dim // 2 // 2 * 2]),
+                st.sampled_from(["half", "interleaved"]),
+                st.sampled_from([1.0, 8.0]),
+            )
+        ),
+        qk_norm=data.draw(st.none() | norms()),
+        post_norm=data.draw(st.none() | norms()),
+        window=data.draw(st.sampled_from([None, 5, 33, 70])),
+        softcap=data.draw(st.sampled_from([None, 5.0])),
+        qkv_bias=data.draw(st.booleans()),
+        o_bias=data.draw(st.booleans()),
+    )
+    weights = random_weights(np.random.default_rng(data.draw(st.integers(0, 9))), spec, kind)
+    compare(exact, ref, spec, weights, data.draw(sequences()), data.draw(st.sampled_from([16, 4])))
+
+
+@FEW
+@given(st.data())
+def test_ffn(exact: VulkanDevice, ref: RefDevice, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(TYPES))
+    spec = FFNSpec(
+        layer=1,
+        hidden=data.draw(st.sampled_from(WIDTHS[kind.block])),
+        ffn=data.draw(st.sampled_from(WIDTHS[kind.block])),
+        activation=data.draw(st.sampled_from(["silu", "gelu_tanh"])),
+        norm=data.draw(norms()),
+        post_norm=data.draw(st.none() | norms()),
+    )
+    weights = random_weights(np.random.default_rng(data.draw(st.integers(0, 9))), spec, kind)
+    compare(exact, ref, spec, weights, [(0, data.draw(st.integers(1, 37)))])
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_every_type_unpacks_exactly(kind: TensorType, vulkan: VulkanDevice, ref: RefDevice) -> None:
+    """An embedding is nothing but unpacking; K-quants round once less where the GPU fuses."""
+    spec = EmbedSpec(vocab=31, hidden=WIDTHS[kind.block][-1], scale=1.0)
+    weights = random_weights(np.random.default_rng(4), spec, kind)
+    hidden = np.zeros((31, spec.hidden), np.float32)
+    expected, got = (run(device, spec, weights, hidden, [(0, 31)]) for device in (ref, vulkan))
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("rows", [1, 3, 13])
+def test_head(kind: TensorType, rows: int, exact: VulkanDevice, ref: RefDevice) -> None:
+    """A float32 product in every row-count bucket, with the cap on logits."""
+    spec = HeadSpec(vocab=77, hidden=WIDTHS[kind.block][-1], norm=NormSpec(1e-6, 1.0), softcap=3.0)
+    compare(exact, ref, spec, random_weights(np.random.default_rng(5), spec, kind), [(0, rows)])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.block > 1], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("rows", [1, 3, 13])
+def test_integer_product(kind: TensorType, rows: int, vulkan: VulkanDevice) -> None:
+    """8-bit activations and integer dots are the CPU's; an activation on the edge may round the other way."""
+    spec = HeadSpec(vocab=77, hidden=WIDTHS[kind.block][-1], norm=NormSpec(1e-6, 1.0))
+    weights = random_weights(np.random.default_rng(5), spec, kind)
+    hidden = np.random.default_rng(2).normal(0, 1, (rows, spec.hidden)).astype(np.float32)
+    cpu = CpuDevice(threads=1)
+    expected, got = (run(device, spec, weights, hidden, [(0, rows)]) for device in (cpu, vulkan))
+    cpu.close()
+    assert relative_error(got, expected) < 1e-3
+
+
+def test_rope_far_out(vulkan: VulkanDevice, ref: RefDevice) -> None:
+    """Angles of a hundred thousand radians, where GLSL's own sine would be noise."""
+    random = np.random.default_rng(6)
+    spec = AttentionSpec(0, 64, 2, 1, 32, 0.2, NormSpec(1e-6), RopeSpec(1e6, 32), window=4)
+    weights = {
+        **random_weights(random, spec, TensorType.F32),
+        "norm": random_tensor(random, "norm", TensorType.F32, (64,)),
+    }
+    start = 131_000
+    results = []
+    for device in (ref, vulkan):
+        buffers = StepBuffers(aligned_zeros((6, 64)), aligned_zeros((6, 1)), aligned_zeros((0, 6, 64)))
+        pool = device.allocate_kv(KVGroupSpec(0, (0,), 1, 32, 4, 16, "f32"), 2)
+        program = device.link([device.load(spec, weights)], rows=6, buffers=buffers, kv=[pool])
+        batch = Batch(BatchLayout(6, 1, 6, 4, 1))
+        first = start // 16
+        batch.sequences[0] = (0, 6, start + 6, 0, 0, first)
+        batch.pages[:2] = (1, 0)
+        for row in range(6):
+            batch.rows[row] = (0, start + row, 0, 0)
+        batch.set_counts(6, 1, 0)
+        buffers.hidden[:] = np.random.default_rng(8).normal(0, 1, (6, 64))
+        # The keys before these rows are zeros, and visible: positions behind the window's start are the pool's own.
+        timeline = Timeline()
+        program.submit(batch, signal=Event(timeline, 1))
+        Event(timeline, 1).wait()
+        results.append(buffers.hidden.copy())
+    assert relative_error(results[1], results[0]) < 1e-5

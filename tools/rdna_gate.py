@@ -1,0 +1,282 @@
+"""Compiles every shader variant with AMD's compiler and fails where the code is bad. No GPU is needed.
+
+    LD_LIBRARY_PATH=MESA/lib VK_DRIVER_FILES=MESA/radeon_icd.json python tools/rdna_gate.py \\
+        [--markdown docs/shader-statistics.md]
+
+RADV (Mesa 25 or newer) compiles for the GPU that RADV_FORCE_FAMILY names, on a null device; this script starts itself
+once for each family. Bad is: spilled registers, scratch memory, more vector registers than the kernel's class may
+have, no `v_dot4` in integer products, or loads of less than 32 bits in products. The last two need the instructions'
+names, which a Mesa built with an older LLVM does not know for every family; the script says where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tandem.devices.vulkan.binding import constants as vk
+from tandem.devices.vulkan.binding.library import NULL, call, check, create, ffi, library, struct, text
+from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
+from tandem.devices.vulkan.dispatch import LANES
+from tandem.devices.vulkan.instance import Instance
+from tandem.devices.vulkan.operations import FLOAT_ROWS
+from tandem.devices.vulkan.program import TILES
+from tandem.weights.tensor import TensorType
+
+FAMILIES = ("phoenix", "navi31", "rembrandt", "gfx1151")
+SHADERS = Path(__file__).resolve().parent.parent / "src" / "tandem" / "devices" / "vulkan" / "shaders"
+HEAD_DIMS = (64, 128, 256)
+
+# Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
+CEILINGS = {"product": 128, "product_int": 128, "attention": 96}
+CEILING = 96
+NARROW = re.compile(r"(buffer|global)_load_(u8|i8|u16|i16|ubyte|sbyte|ushort|sshort|short|d16)")
+
+ffi.cdef("""
+typedef struct { int32_t sType; void* pNext; VkBool32 pipelineExecutableInfo; } ExecutableFeatures;
+typedef struct { int32_t sType; void* pNext; VkPipeline pipeline; } PipelineInfo;
+typedef struct {
+    int32_t sType; void* pNext; VkFlags stages; char name[256]; char description[256]; uint32_t subgroupSize;
+} ExecutableProperties;
+typedef struct { int32_t sType; void* pNext; VkPipeline pipeline; uint32_t executableIndex; } ExecutableInfo;
+typedef struct {
+    int32_t sType; void* pNext; char name[256]; char description[256]; int32_t format;
+    union { uint64_t u64; double f64; };
+} ExecutableStatistic;
+typedef struct {
+    int32_t sType; void* pNext; char name[256]; char description[256]; VkBool32 isText; size_t dataSize; void* pData;
+} ExecutableRepresentation;
+typedef VkResult (*GetStatistics)(VkDevice, const ExecutableInfo*, uint32_t*, ExecutableStatistic*);
+typedef VkResult (*GetRepresentations)(VkDevice, const ExecutableInfo*, uint32_t*, ExecutableRepresentation*);
+""")
+FEATURES, PIPELINE_INFO, EXECUTABLE_INFO, STATISTIC, REPRESENTATION = (
+    1000269000, 1000269001, 1000269003, 1000269004, 1000269005
+)  # fmt: skip
+CAPTURE_STATISTICS, CAPTURE_REPRESENTATIONS = 0x40, 0x80
+
+
+def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """(label, shader, specialization constants) of every pipeline that a model can ask for."""
+    for kind in TensorType:
+        yield f"embed {kind.name}", "embed", (LANES, kind.ggml_id)
+        for tile in TILES:
+            if tile <= FLOAT_ROWS:
+                yield f"product {kind.name} x{tile}", "product", (LANES, kind.ggml_id, tile)
+            if kind.block > 1:
+                yield f"product_int {kind.name} x{tile}", "product_int", (LANES, kind.ggml_id, tile)
+    for dim in HEAD_DIMS:
+        for dtype, flag in (("f16", 0), ("f32", 1)):
+            yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag)
+            yield f"attention {dim} {dtype}", "attention", (LANES, dim, flag)
+    for shader in ("norm", "residual", "gated", "quantize", "copy"):
+        yield shader, shader, (LANES,)
+
+
+class Compiler:
+    """A device that compiles and cannot run."""
+
+    def __init__(self) -> None:
+        self._instance = Instance()
+        physical = self._instance.physical_devices()[0]
+        properties = struct("VkPhysicalDeviceProperties2")
+        library().vkGetPhysicalDeviceProperties2(physical, properties)
+        self.name = text(properties.properties.deviceName)
+        names = [b"VK_KHR_pipeline_executable_properties", b"VK_KHR_shader_integer_dot_product"]
+        strings = [ffi.new("char[]", name) for name in names]
+        array = ffi.new("char*[]", strings)
+        dot = struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1)
+        executable = ffi.new("ExecutableFeatures*", [FEATURES, dot, 1])
+        priority = ffi.new("float[1]", [1.0])
+        queue = struct("VkDeviceQueueCreateInfo", queueCount=1, pQueuePriorities=priority)
+        info = struct(
+            "VkDeviceCreateInfo",
+            pNext=executable,
+            queueCreateInfoCount=1,
+            pQueueCreateInfos=queue,
+            enabledExtensionCount=len(names),
+            ppEnabledExtensionNames=array,
+        )
+        self._device = create("vkCreateDevice", "VkDevice", physical, info, NULL)
+        bindings = ffi.new(
+            "VkDescriptorSetLayoutBinding[]",
+            [(index, vk.DESCRIPTOR_STORAGE_BUFFER, 1, vk.SHADER_STAGE_COMPUTE, NULL) for index in range(BINDINGS)],
+        )
+        info = struct("VkDescriptorSetLayoutCreateInfo", bindingCount=BINDINGS, pBindings=bindings)
+        sets = ffi.new(
+            "VkDescriptorSetLayout[1]",
+            [create("vkCreateDescriptorSetLayout", "VkDescriptorSetLayout", self._device, info, NULL)],
+        )
+        push = ffi.new("VkPushConstantRange*", [vk.SHADER_STAGE_COMPUTE, 0, PUSH_BYTES])
+        info = struct(
+            "VkPipelineLayoutCreateInfo",
+            setLayoutCount=1,
+            pSetLayouts=sets,
+            pushConstantRangeCount=1,
+            pPushConstantRanges=push,
+        )
+        self._layout = create("vkCreatePipelineLayout", "VkPipelineLayout", self._device, info, NULL)
+
+    def compile(self, shader: str, constants: tuple[int, ...]) -> dict[str, Any]:
+        """The compiler's statistics by name, and `instructions`: how often each mnemonic occurs."""
+        pipeline = self._pipeline(shader, constants)
+        info = ffi.new("ExecutableInfo*", [EXECUTABLE_INFO, NULL, pipeline, 0])
+        statistics = {
+            text(each.name): int(each.u64)
+            for each in self._listed("Statistics", "ExecutableStatistic", STATISTIC, info)
+        }
+        library().vkDestroyPipeline(self._device, pipeline, NULL)
+        return statistics | {"instructions": self._assembly}
+
+    def _pipeline(self, shader: str, constants: tuple[int, ...]) -> Any:
+        code = (SHADERS / f"{shader}.spv").read_bytes()
+        words = ffi.new("uint32_t[]", len(code) // 4)
+        ffi.memmove(words, code, len(code))
+        info = struct("VkShaderModuleCreateInfo", codeSize=len(code), pCode=words)
+        module = create("vkCreateShaderModule", "VkShaderModule", self._device, info, NULL)
+        entries = ffi.new("VkSpecializationMapEntry[]", [(i, 4 * i, 4) for i in range(len(constants))])
+        values = ffi.new("uint32_t[]", list(constants))
+        special = ffi.new(
+            "VkSpecializationInfo*", [len(constants), entries, 4 * len(constants), ffi.cast("void*", values)]
+        )
+        main = ffi.new("char[]", b"main")
+        stage = struct(
+            "VkPipelineShaderStageCreateInfo",
+            stage=vk.SHADER_STAGE_COMPUTE,
+            module=module,
+            pName=main,
+            pSpecializationInfo=special,
+        )
+        info = struct(
+            "VkComputePipelineCreateInfo",
+            flags=CAPTURE_STATISTICS | CAPTURE_REPRESENTATIONS,
+            stage=stage[0],
+            layout=self._layout,
+        )
+        pipeline = ffi.new("VkPipeline*")
+        call("vkCreateComputePipelines", self._device, NULL, 1, info, NULL, pipeline)
+        library().vkDestroyShaderModule(self._device, module, NULL)
+        executable = ffi.new("ExecutableInfo*", [EXECUTABLE_INFO, NULL, pipeline[0], 0])
+        self._assembly = self._instructions(executable)
+        return pipeline[0]
+
+    def _instructions(self, info: Any) -> dict[str, int]:
+        """Mnemonics of the machine code: asked for twice, first for its size."""
+        found = self._listed("InternalRepresentations", "ExecutableRepresentation", REPRESENTATION, info)
+        buffers = [ffi.new("char[]", max(1, each.dataSize)) for each in found]
+        for each, buffer in zip(found, buffers, strict=True):
+            each.pData = buffer
+        count = ffi.new("uint32_t*", len(found))
+        check("assembly", self._function("InternalRepresentations")(self._device, info, count, found.array))
+        for each, buffer in zip(found, buffers, strict=True):
+            if text(each.name) == "Assembly":
+                return dict(Counter(re.findall(r"^\s+([a-z]\w+)", text(buffer), re.MULTILINE)))
+        sys.exit("the driver does not give its assembly: Mesa 25 or newer is needed")
+
+    def _function(self, what: str) -> Any:
+        name = ffi.new("char[]", f"vkGetPipelineExecutable{what}KHR".encode())
+        kind = {"Statistics": "GetStatistics", "InternalRepresentations": "GetRepresentations"}[what]
+        return ffi.cast(kind, library().vkGetDeviceProcAddr(self._device, name))
+
+    def _listed(self, what: str, element: str, kind: int, info: Any) -> Any:
+        count = ffi.new("uint32_t*")
+        check(what, self._function(what)(self._device, info, count, NULL))
+        array = ffi.new(f"{element}[]", count[0])
+        for index in range(count[0]):
+            array[index].sType = kind
+        check(what, self._function(what)(self._device, info, count, array))
+        return _Elements(array, count[0])
+
+
+class _Elements(list[Any]):
+    """An array's elements; the array lives as long as they do."""
+
+    def __init__(self, array: Any, count: int) -> None:
+        super().__init__(array[index] for index in range(count))
+        self.array = array
+
+
+def faults(shader: str, statistics: dict[str, Any]) -> list[str]:
+    """What is wrong with one variant's code."""
+    found = [
+        f"{statistics[name]} {name.lower()}"
+        for name in ("Spilled VGPRs", "Spilled SGPRs", "Scratch size")
+        if statistics.get(name)
+    ]
+    ceiling = CEILINGS.get(shader, CEILING)
+    if statistics["VGPRs"] > ceiling:
+        found.append(f"{statistics['VGPRs']} VGPRs where {ceiling} are allowed")
+    instructions = statistics["instructions"]
+    if not readable(instructions):
+        return found
+    if shader == "product_int" and not any(name.startswith("v_dot4") for name in instructions):
+        found.append("no v_dot4")
+    if shader.startswith("product"):
+        found += [f"{count} {name}" for name, count in instructions.items() if NARROW.match(name)]
+    return found
+
+
+def readable(instructions: dict[str, int]) -> bool:
+    """Whether the driver could name the instructions: every shader computes with vectors."""
+    return any(name.startswith("v_") for name in instructions)
+
+
+def compile_all() -> dict[str, dict[str, Any]]:
+    compiler = Compiler()
+    return {label: {"shader": shader, **compiler.compile(shader, constants)} for label, shader, constants in variants()}
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown: vector registers and code size of each variant for each family."""
+    lines = [
+        "# Shader statistics",
+        "",
+        "What AMD's compiler in Mesa (RADV, ACO) makes of each shader variant: vector registers a lane, and bytes of",
+        "code. Compiled without a GPU by `tools/rdna_gate.py`, which fails on spills, scratch, too many registers,",
+        "integer products without `v_dot4`, and loads of less than 32 bits in products. Nothing here was run.",
+        "",
+        "| variant | " + " | ".join(results) + " |",
+        "|---|" + "---|" * len(results),
+    ]
+    for label in next(iter(results.values())):
+        cells = [f"{each[label]['VGPRs']}, {each[label]['Code size']:,} B" for each in results.values()]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, help="write the table of statistics there")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(compile_all()))
+        return
+    results, bad = {}, []
+    for family in FAMILIES:
+        environment = {**os.environ, "RADV_FORCE_FAMILY": family, "MESA_SHADER_CACHE_DISABLE": "true"}
+        done = subprocess.run([sys.executable, __file__, "--child"], env=environment, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"{family}: the shaders could not be compiled")
+        results[family] = json.loads(done.stdout)
+        for label, statistics in results[family].items():
+            bad += [f"{family}: {label}: {fault}" for fault in faults(statistics["shader"], statistics)]
+    if args.markdown:
+        args.markdown.write_text(table(results))
+    for family, variants_of in results.items():
+        if not all(readable(statistics["instructions"]) for statistics in variants_of.values()):
+            print(f"{family}: this Mesa cannot name its instructions; their kinds were not checked")
+    print(f"{len(results[FAMILIES[0]])} variants for {', '.join(FAMILIES)}: {len(bad)} faults")
+    if bad:
+        sys.exit("\n".join(bad))
+
+
+if __name__ == "__main__":
+    main()
