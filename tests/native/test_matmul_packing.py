@@ -64,4 +64,3 @@ def test_wrong_sizes_are_refused(weight_type: Type, rows: int, columns: int, siz
         _native.PackedMatrix(int(weight_type), rows, columns, data)
     with pytest.raises(ValueError, match=message):
         _native.dequantize(int(weight_type), rows, columns, data)
-

@@ -1,15 +1,20 @@
-"""Barriers derived from what dispatches read and write; the shipped SPIR-V against its sources."""
+"""Barriers derived from what dispatches read and write; profiles; the shipped SPIR-V against its sources."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
+from devices.runner import Runner
+from devices.vulkan.support import bundled, whole
+from tandem.devices.vulkan import VulkanDevice
 from tandem.devices.vulkan.dispatch import Dispatch, Grid, Use, barriers
 from tandem.devices.vulkan.memory import Buffer, View
 
@@ -50,3 +55,19 @@ def test_the_shipped_shaders_are_what_the_sources_compile_to() -> None:
     command = [sys.executable, str(REPO / "tools" / "compile_shaders.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_profile_times_every_dispatch_and_computes_the_same(vulkan: VulkanDevice) -> None:
+    spec, checkpoint = bundled()
+    runner = Runner(spec, checkpoint, whole(spec, vulkan), rows=8, sequences=1, context=32)
+    logits = runner.step([(runner.start(), [5, 6, 7])])[0]
+    ((_, program),) = runner._stages[0]
+    times = program.profile(runner._batch)
+    np.testing.assert_array_equal(runner.buffers.logits[:3], logits)
+    shaders = Counter(time.shader for time in times)
+    layers = len(spec.attention)
+    assert shaders["attention"] == shaders["heads"] == shaders["gated"] == layers
+    assert shaders["product_int"] == 7 * layers + 1
+    assert all(time.seconds >= 0 for time in times) and sum(time.seconds for time in times) > 0
+    matrices = {id(m): m for block in program._blocks[1:] for m in block.matrices.values()}
+    assert sum(time.weight_bytes for time in times) == sum(matrix.bytes for matrix in matrices.values())

@@ -16,7 +16,10 @@ from devices.vulkan.support import bundled, whole
 from tandem._native import Timeline
 from tandem.devices.base import Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
-from tandem.devices.vulkan import VulkanDevice
+from tandem.devices.vulkan import VulkanDevice, context, memory
+from tandem.devices.vulkan.binding import constants as vk
+from tandem.devices.vulkan.binding import library
+from tandem.devices.vulkan.binding.library import VulkanError
 from tandem.devices.vulkan.instance import Instance
 from tandem.errors import DeviceError
 from tandem.models.load import block_weights
@@ -72,6 +75,34 @@ def test_a_device_that_is_not_there(instance: Instance) -> None:
 def test_names_that_no_device_has(name: str) -> None:
     with pytest.raises(DeviceError, match="is not known; there are: cpu, ref, vulkan:N"):
         open_device(name)
+
+
+def test_out_of_memory_says_what_is_taken(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = opened()
+
+    def refuse(name: str, *arguments: object) -> object:
+        if name == "vkAllocateMemory":
+            raise VulkanError(name, vk.OUT_OF_DEVICE_MEMORY)
+        return library.create(name, *arguments)
+
+    device.allocate_kv(KVGroupSpec(0, (0,), 1, 64, None), 4)
+    monkeypatch.setattr(memory, "create", refuse)
+    with pytest.raises(DeviceError, match=r"out of memory: the driver refuses 16,384 bytes beside the 16,384 taken; "):
+        device.allocate_kv(KVGroupSpec(0, (0,), 1, 64, None), 4)
+
+
+def test_a_lost_device_fails_the_step(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, checkpoint = bundled()
+    runner = Runner(spec, checkpoint, whole(spec, opened()), rows=8, sequences=1, context=16)
+    sequence = runner.start()
+    runner.step([(sequence, [1])])
+
+    def lose(name: str, *arguments: object) -> None:
+        raise VulkanError(name, vk.DEVICE_LOST)
+
+    monkeypatch.setattr(context, "call", lose)
+    with pytest.raises(DeviceError, match=r"vulkan:0: the GPU was lost \(VK_ERROR_DEVICE_LOST\)"):
+        runner.step([(sequence, [2])])
 
 
 def test_a_closed_device_refuses_work(opened: Open) -> None:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding.library import NULL, VulkanError, call, create, ffi, struct
 from tandem.devices.vulkan.context import Context
-from tandem.devices.vulkan.probe import MemoryType
 from tandem.errors import DeviceError
 
 _USAGE = vk.BUFFER_STORAGE | vk.BUFFER_TRANSFER_SRC | vk.BUFFER_TRANSFER_DST | vk.BUFFER_INDIRECT
@@ -77,7 +76,9 @@ class Memory:
         """For what shaders read and write: in the GPU's own memory; mapped where that is the host's. Zero-filled."""
         local = vk.MEMORY_DEVICE_LOCAL
         mappable = local | vk.MEMORY_HOST_VISIBLE | vk.MEMORY_HOST_COHERENT
-        buffer = self._allocate(size, [mappable, local] if self._context.gpu.unified else [local])
+        # An APU's driver may show part of its memory as the host's: that is as good.
+        shared = vk.MEMORY_HOST_VISIBLE | vk.MEMORY_HOST_COHERENT
+        buffer = self._allocate(size, [mappable, shared, local] if self._context.gpu.unified else [local])
         self._clear(buffer)
         return buffer
 
@@ -172,10 +173,19 @@ class Memory:
             self._copy([(View(staging, 0, part.nbytes), view.part(at, part.nbytes))])
 
     def _copy(self, pairs: list[tuple[View, View]]) -> None:
+        shaders = vk.ACCESS_SHADER_READ | vk.ACCESS_SHADER_WRITE
+        transfers = vk.ACCESS_TRANSFER_READ | vk.ACCESS_TRANSFER_WRITE
+        before = struct("VkMemoryBarrier", srcAccessMask=shaders | transfers, dstAccessMask=transfers)
+        after = struct("VkMemoryBarrier", srcAccessMask=transfers, dstAccessMask=shaders | vk.ACCESS_HOST_READ)
+        stages = vk.STAGE_COMPUTE | vk.STAGE_TRANSFER
+        barrier = self._vulkan.vkCmdPipelineBarrier
+
         def record(commands: Any) -> None:
+            barrier(commands, stages, vk.STAGE_TRANSFER, 0, 1, before, 0, NULL, 0, NULL)
             for source, target in pairs:
                 region = ffi.new("VkBufferCopy*", [source.offset, target.offset, source.size])
                 self._vulkan.vkCmdCopyBuffer(commands, source.buffer.handle, target.buffer.handle, 1, region)
+            barrier(commands, vk.STAGE_TRANSFER, vk.STAGE_COMPUTE | vk.STAGE_HOST, 0, 1, after, 0, NULL, 0, NULL)
 
         self._context.run_once(record)
 
@@ -202,23 +212,39 @@ class Memory:
             )
         handle = self._create_buffer(size, NULL)
         needs = self._requirements(handle)
-        kind, flags = self._memory_type(needs.memoryTypeBits, wanted)
-        info = struct("VkMemoryAllocateInfo", allocationSize=needs.size, memoryTypeIndex=kind.index)
         try:
-            memory = create("vkAllocateMemory", "VkDeviceMemory", context.handle, info, NULL)
-        except VulkanError as error:
+            memory, flags = self._memory(needs, wanted)
+        except DeviceError:
             self._vulkan.vkDestroyBuffer(context.handle, handle, NULL)
-            if error.code in (vk.OUT_OF_DEVICE_MEMORY, vk.OUT_OF_HOST_MEMORY):
-                raise DeviceError(
-                    f"{context.name}: out of memory: the driver refuses {size:,} more bytes after "
-                    f"{self.counters.allocated:,}; take a smaller context, fewer sequences or a smaller model"
-                ) from None
             raise
         call("vkBindBufferMemory", context.handle, handle, memory, 0)
         mapped = self._map(memory, size) if flags & vk.MEMORY_HOST_VISIBLE else None
         self.counters.allocations += 1
         self.counters.allocated += size
         return self._kept(Buffer(handle, memory, size, mapped))
+
+    def _memory(self, needs: Any, wanted: list[int]) -> tuple[Any, int]:
+        """Memory of the first type that has room, and its properties: of all types with the first of the `wanted` sets,
+        then with the next.
+        """
+        kinds = [
+            (kind, flags)
+            for flags in wanted
+            for kind in self._context.gpu.memory_types
+            if needs.memoryTypeBits >> kind.index & 1 and kind.flags & flags == flags
+        ]
+        for kind, flags in kinds:
+            info = struct("VkMemoryAllocateInfo", allocationSize=needs.size, memoryTypeIndex=kind.index)
+            try:
+                return create("vkAllocateMemory", "VkDeviceMemory", self._context.handle, info, NULL), flags
+            except VulkanError as error:
+                if error.code not in (vk.OUT_OF_DEVICE_MEMORY, vk.OUT_OF_HOST_MEMORY):
+                    raise
+        held = sum(buffer.size for buffer in self._live.values())
+        raise DeviceError(
+            f"{self._context.name}: out of memory: the driver refuses {needs.size:,} bytes beside the {held:,} taken; "
+            "choose a smaller context, fewer sequences or a smaller model"
+        )
 
     def _kept(self, buffer: Buffer) -> Buffer:
         self._live[id(buffer)] = buffer
@@ -232,14 +258,6 @@ class Memory:
         needs = ffi.new("VkMemoryRequirements*")
         self._vulkan.vkGetBufferMemoryRequirements(self._context.handle, handle, needs)
         return needs
-
-    def _memory_type(self, bits: int, wanted: list[int]) -> tuple[MemoryType, int]:
-        """The first type with the first of the `wanted` sets of properties that there is, and that set."""
-        for flags in wanted:
-            for kind in self._context.gpu.memory_types:
-                if bits >> kind.index & 1 and kind.flags & flags == flags:
-                    return kind, flags
-        raise DeviceError(f"{self._context.name}: the driver has no memory of a kind that is needed ({wanted})")
 
     def _map(self, memory: Any, size: int) -> Bytes:
         pointer = ffi.new("void**")

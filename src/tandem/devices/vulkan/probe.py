@@ -54,7 +54,10 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class GpuLimits:
-    """Bytes, except for counts. import_alignment: of host pointers; 0 where they cannot be imported."""
+    """Bytes, except for counts. import_alignment: of host pointers; 0 where they cannot be imported.
+
+    timestamp_ns: of one tick; 0 where the queues keep no time.
+    """
 
     storage_range: int
     allocation: int
@@ -67,6 +70,7 @@ class GpuLimits:
     groups: tuple[int, int, int]
     import_alignment: int
     subgroup: int
+    timestamp_ns: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ def _probe(instance: Instance, handle: Any) -> Gpu:
             groups=tuple(limits.maxComputeWorkGroupCount),
             import_alignment=host.minImportedHostPointerAlignment if importable else 0,
             subgroup=subgroup.subgroupSize,
+            timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
         ),
         heaps=heaps,
         memory_types=types,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tandem._native import Timeline
 from tandem.devices.base import Event, StepBuffers
 from tandem.devices.batch import Batch
 from tandem.devices.lane import Lane
@@ -19,6 +20,7 @@ from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.memory import Buffer, Memory, View
 from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
 from tandem.devices.vulkan.pipelines import Pipelines
+from tandem.devices.vulkan.profile import DispatchTime, Timestamps
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
 from tandem.devices.vulkan.shared import SharedArray
 from tandem.devices.vulkan.workspace import Workspace
@@ -89,10 +91,37 @@ class VulkanProgram:
     def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
         self._machine.lane.submit(lambda: self._run(batch), wait, signal)
 
+    def profile(self, batch: Batch) -> list[DispatchTime]:
+        """Runs a step with a timestamp after every dispatch, one after another, and waits for it.
+
+        Raises DeviceError where the device keeps no time, or the step fails.
+        """
+        times: list[DispatchTime] = []
+        done = Event(Timeline(), 1)
+        self._machine.lane.submit(lambda: times.extend(self._run_timed(batch)), (), done)
+        done.wait()
+        return times
+
+    def _run_timed(self, batch: Batch) -> list[DispatchTime]:
+        check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
+        machine, step = self._machine, self._step_data(batch)
+        dispatches = self._dispatches(_tile(batch.n_rows), _tile(batch.n_samples), step)
+        table = grids(dispatches)
+        timestamps = Timestamps(machine.context, dispatches)
+        try:
+            recording = Recording(machine.context, machine.pipelines, dispatches, table, step.table, timestamps.queries)
+            self._replay(recording, table, step, batch)
+            return timestamps.read()
+        finally:
+            timestamps.close()
+
     def _run(self, batch: Batch) -> None:
         check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
         step = self._step_data(batch)
         recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
+        self._replay(recording, table, step, batch)
+
+    def _replay(self, recording: Recording, table: list[Grid], step: _StepData, batch: Batch) -> None:
         self._fill(step, batch, table)
         rows = batch.n_rows
         if self._reads_hidden:

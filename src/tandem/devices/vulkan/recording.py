@@ -22,7 +22,8 @@ _Bindings = tuple[tuple[int, View], ...]
 class Recording:
     """One command buffer that runs `dispatches`, recorded once.
 
-    table: where the workgroup counts of `grids` stand when it runs.
+    table: where the workgroup counts of `grids` stand when it runs. queries: a pool of timestamps, one for the begin
+    and one after each dispatch; the dispatches then run one after another.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Recording:
         dispatches: Sequence[Dispatch],
         grids: Sequence[Grid],
         table: View,
+        queries: Any = None,
     ) -> None:
         self._context = context
         wanted = {_bindings(dispatch.uses) for dispatch in dispatches}
@@ -48,13 +50,21 @@ class Recording:
             dstAccessMask=vk.ACCESS_SHADER_READ | vk.ACCESS_SHADER_WRITE,
         )
         after = struct("VkMemoryBarrier", srcAccessMask=vk.ACCESS_SHADER_WRITE, dstAccessMask=vk.ACCESS_HOST_READ)
+        # What came before on the queue: other programs' shaders, copies and fills.
+        first = struct(
+            "VkMemoryBarrier",
+            srcAccessMask=vk.ACCESS_SHADER_WRITE | vk.ACCESS_TRANSFER_WRITE,
+            dstAccessMask=vk.ACCESS_SHADER_READ | vk.ACCESS_SHADER_WRITE,
+        )
         compute = vk.STAGE_COMPUTE
 
         def write(commands: Any) -> None:
-            # The last submission's writes: what came before this one on the queue.
-            vulkan.vkCmdPipelineBarrier(commands, compute, compute, 0, 1, between, 0, NULL, 0, NULL)
-            for dispatch, pipeline, wait in zip(dispatches, ready, waits, strict=True):
-                if wait:
+            vulkan.vkCmdPipelineBarrier(commands, compute | vk.STAGE_TRANSFER, compute, 0, 1, first, 0, NULL, 0, NULL)
+            if queries is not None:
+                vulkan.vkCmdResetQueryPool(commands, queries, 0, len(dispatches) + 1)
+                vulkan.vkCmdWriteTimestamp(commands, vk.STAGE_BOTTOM, queries, 0)
+            for index, (dispatch, pipeline, wait) in enumerate(zip(dispatches, ready, waits, strict=True)):
+                if wait or queries is not None:
                     vulkan.vkCmdPipelineBarrier(commands, compute, compute, 0, 1, between, 0, NULL, 0, NULL)
                 vulkan.vkCmdBindPipeline(commands, vk.BIND_POINT_COMPUTE, pipeline)
                 chosen = ffi.new("VkDescriptorSet[1]", [sets[_bindings(dispatch.uses)]])
@@ -66,6 +76,8 @@ class Recording:
                 )
                 at = table.offset + grids.index(dispatch.grid) * GROUPS_BYTES
                 vulkan.vkCmdDispatchIndirect(commands, table.buffer.handle, at)
+                if queries is not None:
+                    vulkan.vkCmdWriteTimestamp(commands, vk.STAGE_BOTTOM, queries, index + 1)
             vulkan.vkCmdPipelineBarrier(commands, compute, vk.STAGE_HOST, 0, 1, after, 0, NULL, 0, NULL)
 
         context.record(self.commands, write)

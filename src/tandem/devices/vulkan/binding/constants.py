@@ -19,6 +19,7 @@ class SType(IntEnum):
     VkSubmitInfo = 4
     VkMemoryAllocateInfo = 5
     VkFenceCreateInfo = 8
+    VkQueryPoolCreateInfo = 11
     VkBufferCreateInfo = 12
     VkShaderModuleCreateInfo = 16
     VkPipelineShaderStageCreateInfo = 18
@@ -87,6 +88,9 @@ EXTERNAL_HOST_ALLOCATION = 0x80
 DESCRIPTOR_STORAGE_BUFFER = 7
 SHADER_STAGE_COMPUTE = 0x20
 BIND_POINT_COMPUTE = 1
+QUERY_TIMESTAMP = 2
+QUERY_RESULT_64_BIT, QUERY_RESULT_WAIT = 1, 2
+STAGE_BOTTOM = 0x2000
 COMMAND_POOL_RESET = 2
 STAGE_COMPUTE, STAGE_TRANSFER, STAGE_HOST = 0x800, 0x1000, 0x4000
 ACCESS_SHADER_READ, ACCESS_SHADER_WRITE = 0x20, 0x40

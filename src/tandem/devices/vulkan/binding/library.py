@@ -12,7 +12,7 @@ from tandem.devices.vulkan.binding.constants import INCOMPLETE, RESULTS, SUCCESS
 from tandem.errors import DeviceError
 
 _LIBRARY = "libvulkan.so.1"
-_HEADERS = ("base.h", "instance.h", "device.h", "pipeline.h", "commands.h", "debug.h")
+_HEADERS = ("base.h", "instance.h", "device.h", "pipeline.h", "commands.h", "queries.h", "debug.h")
 
 
 def _ffi() -> FFI:

@@ -19,6 +19,9 @@ layout(push_constant) uniform Push {
     float softcap;  // 0: none
 };
 
+// Below every score; finite, as GLSL promises nothing about infinities.
+const float LOWEST = -1e38;
+
 const uint PAIRS = (HEAD_DIM / 2 + LANES - 1) / LANES;
 
 shared float query[HEAD_DIM];
@@ -33,7 +36,7 @@ void main() {
     for (uint i = lane; i < HEAD_DIM; i += LANES)
         query[i] = qkv[(row * (heads + 2 * kv.kv_heads) + head) * HEAD_DIM + i];
 
-    float best = uintBitsToFloat(0xff800000u);
+    float best = LOWEST;
     precise float sum = 0;
     precise vec2 out_pairs[PAIRS];
     for (uint p = 0; p < PAIRS; ++p) out_pairs[p] = vec2(0);
@@ -53,7 +56,7 @@ void main() {
             score *= scale;
             if (softcap != 0.0) score = softcap * tanh_exact(score / softcap);
         } else {
-            score = uintBitsToFloat(0xff800000u);
+            score = LOWEST;
         }
         float now_best = max(best, workgroup_max(score));
         float weight = visible ? exp(score - now_best) : 0.0;
