@@ -7,7 +7,10 @@ with LLM() as llm:
 
 from __future__ import annotations
 
+import operator
+import os
 import queue
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
@@ -17,17 +20,20 @@ from typing import Any, TypeVar
 
 from tandem.devices.base import DeviceInfo
 from tandem.devices.spec import KVDtype
+from msgspec.structs import replace
+
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Counters
 from tandem.engine.loop import EngineLoop
 from tandem.engine.output import CompletionChunk, RequestOutput, RequestText
 from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
-from tandem.errors import RequestError
+from tandem.errors import ModelFileError, RequestError
 from tandem.memory.plan import MemoryPlan
+from tandem.memory.system import counted
 from tandem.models.generation import sampling_defaults
 from tandem.models.tokenizer import open_tokenizer
-from tandem.text.chat import render_chat
+from tandem.text.chat import check_messages, render_chat
 from tandem.weights.open import open_checkpoint
 
 # What a prompt may be: text, or token ids.
@@ -39,7 +45,7 @@ BUNDLED_MODEL = Path(__file__).parent / "data" / "tandem-stories-22m.gguf"
 
 
 class LLM:
-    """A model, loaded and ready. Safe to use from several threads; close it, or use it in a `with` statement.
+    """A model, loaded and ready. Safe to use from several threads; close it, use it in a `with` statement, or drop it.
 
     model: a GGUF file, a folder with safetensors, or `hf:owner/name[/file]`; None is the bundled story model. The other
     arguments are those of `EngineConfig`. Raises ModelFileError, UnsupportedModelError, MemoryPlanError or DeviceError,
@@ -60,20 +66,22 @@ class LLM:
         prefix_cache: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
-        self.tokenizer = open_tokenizer(checkpoint)
-        self._sampling_defaults = sampling_defaults(checkpoint)
         config = EngineConfig(
             placement=placement,
             threads=threads,
             max_sequences=max_sequences,
-            rows=max(rows, max_sequences),
+            rows=rows,
             context=context,
             memory=memory,
             kv_dtype=kv_dtype,
             prefix_cache=prefix_cache,
         )
-        planned = plan_engine(checkpoint, config)
+        if model is not None and not isinstance(model, str | os.PathLike):
+            raise ModelFileError(f"model must be a path or a name, such as hf:owner/name, not {model!r:.80}")
+        checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
+        self.tokenizer = open_tokenizer(checkpoint)
+        self._sampling_defaults = sampling_defaults(checkpoint)
+        planned = plan_engine(checkpoint, replace(config, rows=max(rows, max_sequences)))
         self.spec = planned.spec
         self.memory_plan: MemoryPlan = planned.plan
         self.devices: tuple[DeviceInfo, ...] = tuple(device.info for device in planned.devices.values())
@@ -84,7 +92,8 @@ class LLM:
             raise
         self._loop = EngineLoop(self._engine)
         self._ids = count(1)
-        self._closed = False
+        # Also when this object is dropped, and when the interpreter ends: then a step must not run any more.
+        self._close = weakref.finalize(self, self._loop.close)
 
     @property
     def counters(self) -> Counters:
@@ -124,6 +133,7 @@ class LLM:
         **template_kwargs: Any,
     ) -> list[RequestOutput]:
         """Answers one conversation or a list of them, rendered with the model's chat template; otherwise `generate`."""
+        check_messages(messages)
         first = messages[0] if messages else None
         one = first is None or isinstance(first, Mapping)
         conversations: list[Any] = [messages] if one else list(messages)
@@ -152,7 +162,7 @@ class LLM:
             special_tokens=self.tokenizer.special_tokens,
             **template_kwargs,
         )
-        return text, self.tokenizer.encode(text, add_special=False)
+        return text, self._tokens(text, add_special=False)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[CompletionChunk]:
         """Continues one prompt, chunk by chunk as it is generated. Generation begins at once; leaving the loop early,
@@ -172,6 +182,7 @@ class LLM:
         try:
             yield CompletionChunk(0, "", [])
             while not text.output.finished:
+                self._loop.check_process()
                 chunk = self._push(text, deltas.get())
                 if chunk is not None:
                     yield chunk
@@ -207,10 +218,7 @@ class LLM:
 
     def close(self) -> None:
         """Cancels what is running and releases threads and memory. The object cannot be used afterwards."""
-        if not self._closed:
-            self._closed = True
-            self._loop.close()
-            self._engine.executor.close()
+        self._close()
 
     def __enter__(self) -> LLM:
         return self
@@ -225,13 +233,29 @@ class LLM:
 
     def _encode(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, str):
-            return prompt, self.tokenizer.encode(prompt) if prompt else []
-        return None, [int(token) for token in prompt]
+            return prompt, self._tokens(prompt) if prompt else []
+        try:
+            if isinstance(prompt, bytes | bytearray):
+                raise TypeError
+            return None, [operator.index(token) for token in prompt]
+        except TypeError:
+            raise RequestError(f"a prompt must be a text or a list of token ids, not {prompt!r:.80}") from None
+
+    def _tokens(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids of a prompt. One that cannot fit is refused before tokenizing it takes a minute."""
+        context = self._engine.limits.context
+        if (least := self.tokenizer.least_tokens(text)) >= context:
+            raise RequestError(
+                f"the prompt has {least:,} tokens or more, and the context of {context:,} must also hold the answer; "
+                "shorten the prompt or load the model with a larger context"
+            )
+        return self.tokenizer.encode(text, add_special=add_special)
 
     def _request(
         self, prompt: str | None, tokens: list[int], params: SamplingParams, priority: int = 0
     ) -> tuple[Request, RequestText]:
         request = Request(id=str(next(self._ids)), prompt=tokens, params=params, priority=priority)
+        self._engine.check(request)
         return request, RequestText(request, self.tokenizer, prompt)
 
     def _push(self, text: RequestText, delta: Delta) -> CompletionChunk | None:
@@ -249,6 +273,9 @@ class LLM:
         encode: Callable[[Any], tuple[str | None, list[int]]],
     ) -> list[RequestOutput]:
         params = _one_each("sampling_params", self._params(sampling_params), len(items))
+        for each in params:
+            if not isinstance(each, SamplingParams):
+                raise RequestError(f"sampling_params must be SamplingParams, or a list of them, not {each!r:.80}")
         priorities = [0] * len(items) if priority is None else _one_each("priority", priority, len(items))
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         outputs: list[RequestOutput] = []
@@ -286,6 +313,10 @@ class LLM:
 
 def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
     """Whether this is one prompt: a text, or a list of token ids."""
+    if isinstance(prompts, bytes | bytearray | Mapping) or not hasattr(prompts, "__getitem__"):
+        raise RequestError(
+            f"prompts must be a text, a list of token ids, or a list of such prompts, not {type(prompts).__name__}"
+        )
     return isinstance(prompts, str) or (len(prompts) > 0 and hasattr(prompts[0], "__index__"))
 
 
@@ -293,7 +324,7 @@ def _one_each(name: str, value: Any, n: int) -> list[Any]:
     if not isinstance(value, Sequence):
         return [value] * n
     if len(value) != n:
-        raise RequestError(f"{name} has {len(value)} entries for {n} prompts; give one for all, or one each")
+        raise RequestError(f"{name} has {len(value)} entries for {counted(n, 'prompt')}; give one for all, or one each")
     return list(value)
 
 

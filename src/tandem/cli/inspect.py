@@ -53,10 +53,10 @@ def inspect(
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    from tandem.memory.system import format_bytes
+    from tandem.memory.system import counted, format_bytes
 
     tokenizer, norm, ffn = facts["tokenizer"], facts["norm"], facts["ffn"]
-    size = f"{_count(len(facts['files']), 'file')}, {format_bytes(facts['file_bytes'])}"
+    size = f"{counted(len(facts['files']), 'file')}, {format_bytes(facts['file_bytes'])}"
     ends = ", ".join(map(str, tokenizer["eos_ids"])) or "none"
     rows = [
         ("Model", facts["name"]),
@@ -71,9 +71,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
         ("Sampling", ", ".join(f"{k} {v}" for k, v in facts["sampling_defaults"].items()) or "no defaults"),
     ]
     for name, entry in facts["tensor_types"].items():
-        rows.append((name, f"{_count(entry['tensors'], 'tensor')}, {format_bytes(entry['bytes'])}"))
+        rows.append((name, f"{counted(entry['tensors'], 'tensor')}, {format_bytes(entry['bytes'])}"))
     for reason, count in facts["skipped"].items():
-        rows.append(("Skipped", f"{_count(count, 'tensor')}: {reason}"))
+        rows.append(("Skipped", f"{counted(count, 'tensor')}: {reason}"))
     _print_columns(rows)
     if "tensors" in facts:
         print("\nTensors")
@@ -90,9 +90,11 @@ def _print_columns(rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _attention(kind: dict[str, Any]) -> str:
+    from tandem.memory.system import counted
+
     reach = "full" if kind["window"] is None else f"window {kind['window']:,}"
     heads = f"{kind['heads']} heads and {kind['kv_heads']} KV heads of {kind['head_dim']}"
-    parts = [f"{_count(kind['layers'], 'layer')}, {reach}: {heads}"]
+    parts = [f"{counted(kind['layers'], 'layer')}, {reach}: {heads}"]
     rope = kind["rope"]
     if rope is None:
         parts.append("no rope")
@@ -104,10 +106,6 @@ def _attention(kind: dict[str, Any]) -> str:
     if kind["softcap"] is not None:
         parts.append(f"soft cap {kind['softcap']:g}")
     return ", ".join(parts)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _kv_per_position(memory: dict[str, Any]) -> str:

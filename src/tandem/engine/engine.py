@@ -15,10 +15,12 @@ from tandem.devices.batch import Batch
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
 from tandem.engine.sampling import Sampler, SamplingState, draw_seed
+from tandem.engine.sampling_params import SamplingParams
 from tandem.engine.scheduler import Schedule, Scheduler
 from tandem.engine.sequence import HEAD_START, Sequence, State
 from tandem.errors import DeviceError, RequestError
 from tandem.memory.kv_cache import KVCache
+from tandem.memory.system import counted
 from tandem.pipeline.executor import Executor, StepHandle
 
 
@@ -92,18 +94,23 @@ class Engine:
     def check(self, request: Request) -> None:
         """Raises RequestError for a request that this engine does not accept; may be called from any thread."""
         prompt, context = request.prompt, self.limits.context
+        if not isinstance(request.params, SamplingParams):
+            raise RequestError(f"sampling parameters must be SamplingParams, not {type(request.params).__name__}")
+        if not isinstance(request.priority, int):
+            raise RequestError(f"priority must be a whole number, not {request.priority!r:.80}")
         if not prompt:
             raise RequestError("the prompt is empty; give at least one token")
         if len(prompt) >= context:
             raise RequestError(
                 f"the prompt has {len(prompt):,} tokens, and the context of {context:,} must also hold the answer; "
-                f"shorten the prompt to at most {context - 1:,} tokens or load the model with a larger context"
+                f"shorten the prompt to at most {counted(context - 1, 'token')} or load the model with a larger context"
             )
         if min(prompt) < 0 or max(prompt) >= self.vocab:
             raise RequestError(f"the prompt holds a token outside the vocabulary of {self.vocab:,}")
         if request.params.n > self.limits.sequences:
             raise RequestError(
-                f"n={request.params.n} samples, but this engine runs at most {self.limits.sequences} sequences at once"
+                f"n={request.params.n} samples, but this engine runs at most "
+                f"{counted(self.limits.sequences, 'sequence')} at once"
             )
         request.params.validate(self.vocab)
 

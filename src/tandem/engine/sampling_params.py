@@ -121,6 +121,8 @@ def _check_int(name: str, value: object, low: int, high: int, rule: str = "") ->
         rule = rule or (
             f"be an integer of {low} or more" if high == _INT32_MAX else f"be an integer from {low} to {high}"
         )
+        if high == _INT32_MAX and isinstance(value, int) and value > high:
+            rule += f" and at most {high}"
         raise RequestError(f"{name} must {rule}, not {value!r}.")
 
 

@@ -11,7 +11,7 @@ from tandem.devices.batch import BatchLayout
 from tandem.devices.spec import AttentionSpec, KVDtype
 from tandem.errors import MemoryPlanError
 from tandem.memory.arena import aligned
-from tandem.memory.system import format_bytes
+from tandem.memory.system import counted, format_bytes
 from tandem.models.spec import ModelSpec
 from tandem.weights.tensor import Tensor
 
@@ -130,9 +130,9 @@ class MemoryPlan:
         rows.append(("all", "", "", "", format_bytes(self.total)))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
-            f"{self.model}: context {limits.context:,}, up to {limits.sequences} sequences at once, "
+            f"{self.model}: context {limits.context:,}, up to {counted(limits.sequences, 'sequence')} at once, "
             f"{limits.rows} rows a step, KV {limits.kv_dtype}",
-            f"KV holds {self.kv_positions:,} positions: {self.kv_sequences} sequences of full length",
+            f"KV holds {self.kv_positions:,} positions: {counted(self.kv_sequences, 'sequence')} of full length",
             "",
         ]
         for row in rows:
@@ -142,8 +142,8 @@ class MemoryPlan:
         for plan in self.groups:
             reach = "full attention" if plan.group.window is None else f"window {plan.group.window}"
             lines.append(
-                f"KV group on {plan.device}: {len(plan.group.layers)} layers, {reach}: {plan.pages:,} pages "
-                f"of {format_bytes(plan.group.page_bytes)}, at most {plan.sequence_pages:,} per sequence"
+                f"KV group on {plan.device}: {counted(len(plan.group.layers), 'layer')}, {reach}: "
+                f"{counted(plan.pages, 'page')} of {format_bytes(plan.group.page_bytes)}, at most {plan.sequence_pages:,} per sequence"
             )
         return "\n".join(lines)
 
@@ -268,7 +268,7 @@ class Planner:
             for space, needed in plan.by_memory().items()
             if needed > budget.get(space, needed)
         )
-        what = f"{full_sequences} sequence{'s' * (full_sequences > 1)} of {limits.context:,} positions"
+        what = f"{counted(full_sequences, 'sequence')} of {limits.context:,} positions"
         text = f"{self._spec.name} with {what} needs {needs}"
         context = self.largest_context(limits, budget, full_sequences, limits.context)
         sequences = self.largest_sequences(limits, budget, full_sequences)
@@ -276,7 +276,7 @@ class Planner:
         if context:
             options.append(f"a context of {context:,}")
         if sequences:
-            options.append(f"{sequences} sequence{'s' * (sequences > 1)} of this context")
+            options.append(f"{counted(sequences, 'sequence')} of this context")
         if not options:
             return f"{text}; no context and no number of sequences would fit: free memory or take a smaller model"
         return f"{text}; what would fit is {' or '.join(options)}"

@@ -86,3 +86,8 @@ def format_bytes(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError
+
+
+def counted(n: int, noun: str) -> str:
+    """'1 token', '1,024 tokens'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -130,8 +130,18 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def check_messages(messages: object) -> None:
+    """Raises RequestError for what is no list, such as a text."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence | None):
+        raise RequestError(
+            'messages must be a list of messages, such as [{"role": "user", "content": "Hello"}], '
+            f"not {messages!r:.80}"
+        )
+
+
 def _conversation(messages: Sequence[Message], *, takes_parts: bool) -> list[dict[str, Any]]:
     """The messages as templates expect them: plain, and reasoning under the names that templates read."""
+    check_messages(messages)
     if not messages:
         raise RequestError("there are no messages; give at least one")
     conversation = []
@@ -145,6 +155,8 @@ def _conversation(messages: Sequence[Message], *, takes_parts: bool) -> list[dic
             texts = [_text_of(part, number) for part in plain["content"]]
             if not takes_parts:
                 plain["content"] = "\n".join(texts)
+        if plain.get("content") is None:
+            plain["content"] = ""  # as an answer of tool calls only has it; a template would print "None"
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
         if reasoning is not None:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}

@@ -8,7 +8,11 @@ from threading import Lock
 import tokenizers
 
 from tandem.errors import RequestError
+from tandem.text.least_tokens import LeastTokens
 from tandem.text.pieces import byte_level
+
+# Characters that take a few milliseconds to encode.
+_LONG_TEXT = 1 << 16
 
 
 class Tokenizer:
@@ -50,6 +54,7 @@ class Tokenizer:
         self._engine = engine
         self._lock = Lock()
         self._piece_bytes = piece_bytes
+        self._least: LeastTokens | None = None
         self._prefix = list(prefix)
         self._suffix = list(suffix)
         added = engine.get_added_tokens_decoder()
@@ -89,6 +94,17 @@ class Tokenizer:
         if self._suffix and ids[-len(self._suffix) :] != self._suffix:
             ids = ids + self._suffix
         return ids
+
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that a text has at least, which takes no time to find; 0 for a text that is short enough
+        to be split at once, and where there is no such number.
+        """
+        if len(text) < _LONG_TEXT:
+            return 0
+        with self._lock:
+            if self._least is None:
+                self._least = LeastTokens(self._engine, self._piece_bytes)
+        return self._least.count(text)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD."""

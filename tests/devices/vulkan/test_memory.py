@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,3 +125,34 @@ def test_two_models_do_not_share_what_only_had_the_same_address(
             for device in (ref, vulkan)
         ]
         assert relative_error(results[1], results[0]) < 1e-5
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["unified", "discrete"])
+def test_dropped_programs_pools_and_blocks_give_everything_back(masked: bool, opened: Open) -> None:
+    """What stays is the device's: scratch, step data, staging."""
+    device = opened(unified=masked, external_host_memory=masked)
+    spec, checkpoint = bundled()
+    memory = device._machine.memory
+    held = []
+    for _ in range(3):
+        runner = Runner(spec, checkpoint, whole(spec, device), rows=8, sequences=1, context=32)
+        runner.forward([[1, 2, 3]])
+        del runner
+        gc.collect()
+        held.append(len(memory._live))
+    assert held[0] == held[1] == held[2]
+
+
+def test_programs_share_what_they_hand_on(opened: Open, ref: RefDevice) -> None:
+    """Blocks that alternate between devices: one residual stream and one scratch space, however many programs."""
+    device = opened(external_host_memory=True)
+    spec, checkpoint = bundled()
+    placement = [((device, ref)[index % 2], range(index, index + 1)) for index in range(len(spec.blocks))]
+    runner = Runner(spec, checkpoint, placement, rows=8, sequences=1, context=32)
+    weights = device.plan_weights(
+        [(spec.blocks[i], block_weights(checkpoint, spec, i), None) for i in range(0, len(spec.blocks), 2)]
+    )
+    workspace = device.plan_workspace([spec.blocks[i] for i in range(0, len(spec.blocks), 2)], 8)
+    pools = sum(pool.bytes for owner, pool in runner._pools.values() if owner is device)
+    mirrors = runner.buffers.hidden.nbytes + (runner.buffers.logits.nbytes if len(spec.blocks) % 2 else 0)
+    assert device.counters.allocated == weights + workspace + pools + mirrors

@@ -85,10 +85,11 @@ def test_out_of_memory_says_what_is_taken(opened: Open, monkeypatch: pytest.Monk
             raise VulkanError(name, vk.OUT_OF_DEVICE_MEMORY)
         return library.create(name, *arguments)
 
-    device.allocate_kv(KVGroupSpec(0, (0,), 1, 64, None), 4)
+    taken = device.allocate_kv(KVGroupSpec(0, (0,), 1, 64, None), 4)
     monkeypatch.setattr(memory, "create", refuse)
     with pytest.raises(DeviceError, match=r"out of memory: the driver refuses 16,384 bytes beside the 16,384 taken; "):
         device.allocate_kv(KVGroupSpec(0, (0,), 1, 64, None), 4)
+    assert taken.bytes == 16_384
 
 
 def test_a_lost_device_fails_the_step(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:

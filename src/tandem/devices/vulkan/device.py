@@ -19,6 +19,7 @@ from tandem.devices.vulkan.memory import Counters, Memory
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.probe import Gpu, memory_of, probe_all
 from tandem.devices.vulkan.program import Machine, VulkanProgram
+from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace, sizes
 from tandem.devices.weights_check import block_name, check_weights
 from tandem.errors import DeviceError
@@ -60,7 +61,14 @@ class VulkanDevice:
         context = Context(instance, gpu, name)
         memory = Memory(context)
         self._context = context
-        self._machine = Machine(context, memory, Pipelines(context), Workspace(memory), Lane(name))
+        self._machine = Machine(
+            context,
+            memory,
+            Pipelines(context),
+            Workspace(memory, resident=not gpu.unified),
+            SharedArrays(memory),
+            Lane(name),
+        )
         self._matrices: WeakValueDictionary[tuple[int, int], Matrix] = WeakValueDictionary()
         self._closed = False
         self.info = DeviceInfo(
@@ -100,7 +108,7 @@ class VulkanDevice:
         return total
 
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
-        return sum(sizes(specs, rows).values())
+        return sum(sizes(specs, rows, resident=not self._context.gpu.unified).values())
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> VulkanKVPool:
         return VulkanKVPool(self._context, self._machine.memory, group, pages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from tandem.devices.base import KVGroupSpec
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.memory import Memory, View
@@ -38,6 +40,8 @@ class VulkanKVPool:
             ]
             for layer in group.layers
         }
+        buffers = [view.buffer for views in self._layers.values() for view in views]
+        weakref.finalize(self, memory.free_all, buffers).atexit = False
 
     @property
     def bytes(self) -> int:

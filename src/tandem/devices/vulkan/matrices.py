@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tandem.devices.vulkan.memory import Buffer, Memory, View
+from tandem.devices.vulkan.memory import Memory, View
 from tandem.devices.vulkan.packing import blocks_of, pack_rows, row_words
 from tandem.devices.vulkan.probe import GpuLimits
 from tandem.errors import DeviceError
@@ -52,7 +52,7 @@ class Matrix:
             self.chunks.append(Chunk(first, rows, buffer.all()))
             self.bytes += buffer.size
         buffers = [chunk.view.buffer for chunk in self.chunks]
-        weakref.finalize(self, _free, memory, buffers).atexit = False
+        weakref.finalize(self, memory.free_all, buffers).atexit = False
         self._source = _owner(tensor)
 
     def holds(self, tensor: Tensor) -> bool:
@@ -106,15 +106,10 @@ class Vectors:
         memory.write(buffer.all(), vectors.values())
         self.view = buffer.all()
         self.bytes = buffer.size
-        weakref.finalize(self, _free, memory, [buffer]).atexit = False
+        weakref.finalize(self, memory.free, buffer).atexit = False
 
 
 def _packed(type: TensorType, rows: npt.NDArray[np.uint8], columns: int) -> Iterator[npt.NDArray[np.uint32]]:
     step = max(1, _PACK_BYTES // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         yield pack_rows(type, rows[start : start + step], columns)
-
-
-def _free(memory: Memory, buffers: list[Buffer]) -> None:
-    for buffer in buffers:
-        memory.free(buffer)

@@ -70,7 +70,7 @@ class Memory:
         self._staging: Buffer | None = None
         self._live: dict[int, Buffer] = {}
         self.counters = Counters()
-        context.at_close(self._free_all)
+        context.at_close(lambda: self.free_all(list(self._live.values())))
 
     def device(self, size: int) -> Buffer:
         """For what shaders read and write: in the GPU's own memory; mapped where that is the host's. Zero-filled."""
@@ -160,6 +160,10 @@ class Memory:
             self._vulkan.vkDestroyBuffer(self._context.handle, buffer.handle, NULL)
             self._vulkan.vkFreeMemory(self._context.handle, buffer.memory, NULL)
             buffer.mapped = buffer.keeps = None
+
+    def free_all(self, buffers: Iterable[Buffer]) -> None:
+        for buffer in buffers:
+            self.free(buffer)
 
     def _write(self, view: View, data: Bytes) -> None:
         if view.mapped is not None:
@@ -267,7 +271,3 @@ class Memory:
     def _extension(self, name: str) -> Any:
         pointer = self._vulkan.vkGetDeviceProcAddr(self._context.handle, ffi.new("char[]", name.encode()))
         return ffi.cast(f"PFN_{name}", pointer)
-
-    def _free_all(self) -> None:
-        for buffer in list(self._live.values()):
-            self.free(buffer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.profile import DispatchTime, Timestamps
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
-from tandem.devices.vulkan.shared import SharedArray
+from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace
 
 # The row-count buckets: a step takes the first that holds its rows, or the last.
@@ -31,24 +31,35 @@ _TABLE_ENTRIES = 64
 
 
 @dataclass(slots=True)
-class Machine:
-    """What the programs of a device share."""
-
-    context: Context
-    memory: Memory
-    pipelines: Pipelines
-    workspace: Workspace
-    lane: Lane
-
-
-@dataclass(slots=True)
-class _StepData:
+class StepData:
     """The batch's bytes and the table of workgroup counts, one host-visible buffer. size: of the batch, in int32."""
 
     size: int
     buffer: Buffer
     batch: View
     table: View
+
+
+@dataclass(slots=True)
+class Machine:
+    """What the programs of a device share. They run one at a time, so they share step data, too: by batch size."""
+
+    context: Context
+    memory: Memory
+    pipelines: Pipelines
+    workspace: Workspace
+    shared: SharedArrays
+    lane: Lane
+    steps: dict[int, StepData] = field(default_factory=dict)
+
+    def step_data(self, size: int) -> StepData:
+        """Made at the first step of a batch layout of `size` int32."""
+        if size not in self.steps:
+            batch_bytes = -(-size * 4 // 256) * 256
+            buffer = self.memory.host(batch_bytes + _TABLE_ENTRIES * GROUPS_BYTES)
+            table = View(buffer, batch_bytes, _TABLE_ENTRIES * GROUPS_BYTES)
+            self.steps[size] = StepData(size, buffer, View(buffer, 0, batch_bytes), table)
+        return self.steps[size]
 
 
 class VulkanProgram:
@@ -67,7 +78,7 @@ class VulkanProgram:
         self._blocks = blocks
         self._pools = pools
         self._groups = list({id(pool): pool for pool in pools.values()}.values())
-        self._step: _StepData | None = None
+        self._step: StepData | None = None
         self._recordings: dict[tuple[int, int], tuple[Recording, list[Grid]]] = {}
         works = [block.work for block in blocks]
         self._vocab = next((work.vocab for work in works if isinstance(work, EmbedSpec)), None)
@@ -76,17 +87,16 @@ class VulkanProgram:
         self._width = buffers.hidden.shape[1]
         self._partial_rows = buffers.partials.shape[1]
         machine.workspace.reserve(works, rows)
-        memory = machine.memory
-        self._logits = SharedArray(memory, buffers.logits) if self._has_head else None
+        shared = machine.shared
+        self._logits = shared.get(buffers.logits) if self._has_head else None
         # The program's own slices, and those that it adds up.
         self._written = [block.slice.index for block in blocks if block.slice is not None]
         self._added = max((work.slices for work in works if isinstance(work, CombineSpec)), default=0)
-        self._partials = SharedArray(memory, buffers.partials) if self._written or self._added else None
-        self._hidden = SharedArray(memory, buffers.hidden)
+        self._partials = shared.get(buffers.partials) if self._written or self._added else None
+        self._hidden = shared.get(buffers.hidden)
         self._reads_hidden = not isinstance(works[0], EmbedSpec)
         self._writes_hidden = not all(block.slice is not None or isinstance(block.work, HeadSpec) for block in blocks)
-        # Across a bus the residual stream lives on the device, and comes and goes once a program.
-        self._resident = None if machine.context.gpu.unified else memory.device(buffers.hidden.nbytes).all()
+        self._resident = machine.workspace.resident
 
     def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
         self._machine.lane.submit(lambda: self._run(batch), wait, signal)
@@ -121,7 +131,7 @@ class VulkanProgram:
         recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
         self._replay(recording, table, step, batch)
 
-    def _replay(self, recording: Recording, table: list[Grid], step: _StepData, batch: Batch) -> None:
+    def _replay(self, recording: Recording, table: list[Grid], step: StepData, batch: Batch) -> None:
         self._fill(step, batch, table)
         rows = batch.n_rows
         if self._reads_hidden:
@@ -137,20 +147,14 @@ class VulkanProgram:
             for index in self._written:
                 self._partials.pull(index, 1)
 
-    def _step_data(self, batch: Batch) -> _StepData:
-        """The step buffer, made at the first step and again for a larger batch layout."""
-        size = batch.data.size
-        if self._step is None or self._step.size != size:
-            batch_bytes = -(-size * 4 // 256) * 256
-            buffer = self._machine.memory.host(batch_bytes + _TABLE_ENTRIES * GROUPS_BYTES)
-            table = View(buffer, batch_bytes, _TABLE_ENTRIES * GROUPS_BYTES)
+    def _step_data(self, batch: Batch) -> StepData:
+        step = self._machine.step_data(batch.data.size)
+        if step is not self._step:
+            self._step = step
             self._recordings.clear()
-            if self._step is not None:
-                self._machine.memory.free(self._step.buffer)
-            self._step = _StepData(size, buffer, View(buffer, 0, batch_bytes), table)
-        return self._step
+        return step
 
-    def _recording(self, row_tile: int, sample_tile: int, step: _StepData) -> tuple[Recording, list[Grid]]:
+    def _recording(self, row_tile: int, sample_tile: int, step: StepData) -> tuple[Recording, list[Grid]]:
         key = (row_tile, sample_tile if self._has_head else 1)
         if key not in self._recordings:
             dispatches = self._dispatches(*key, step)
@@ -162,7 +166,7 @@ class VulkanProgram:
             self._recordings[key] = (recording, table)
         return self._recordings[key]
 
-    def _dispatches(self, row_tile: int, sample_tile: int, step: _StepData) -> list[Dispatch]:
+    def _dispatches(self, row_tile: int, sample_tile: int, step: StepData) -> list[Dispatch]:
         hidden = self._resident or self._hidden.view
         nowhere = step.batch
         places = Places(
@@ -186,7 +190,7 @@ class VulkanProgram:
             dispatches.append(copy_rows(places, hidden, self._hidden.view, self._width))
         return dispatches
 
-    def _fill(self, step: _StepData, batch: Batch, table: list[Grid]) -> None:
+    def _fill(self, step: StepData, batch: Batch, table: list[Grid]) -> None:
         mapped = step.buffer.mapped
         assert mapped is not None
         mapped[: step.size * 4].view(np.int32)[:] = batch.data

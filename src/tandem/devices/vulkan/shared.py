@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class SharedArray:
         imported = memory.import_host(array)
         self.imported = imported is not None
         self.view: View = imported or memory.host(max(1, array.nbytes)).all()
+        weakref.finalize(self, memory.free, self.view.buffer).atexit = False
 
     def push(self, first: int, count: int) -> None:
         """Rows [first, first + count) of the array, to the mirror."""
@@ -40,5 +42,19 @@ class SharedArray:
         floats: Float32Array = mapped[: self._array.nbytes].view(np.float32).reshape(self._array.shape)
         return floats
 
-    def free(self) -> None:
-        self._memory.free(self.view.buffer)
+
+class SharedArrays:
+    """The host arrays that a device's programs work on; those of equal memory are one, as long as a program has it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._known: weakref.WeakValueDictionary[tuple[int, int], SharedArray] = weakref.WeakValueDictionary()
+
+    def get(self, array: npt.NDArray[Any]) -> SharedArray:
+        # A known array is kept alive by its SharedArray, so nobody else can have its address.
+        key = (array.ctypes.data, array.nbytes)
+        shared = self._known.get(key)
+        if shared is None or not array.nbytes:
+            shared = SharedArray(self._memory, array)
+            self._known[key] = shared
+        return shared

@@ -46,12 +46,14 @@ def widths(spec: BlockSpec) -> dict[str, int]:
             return {}
 
 
-def sizes(specs: Iterable[BlockSpec], rows: int) -> dict[str, int]:
+def sizes(specs: Iterable[BlockSpec], rows: int, *, resident: bool) -> dict[str, int]:
     """Bytes of each scratch buffer for programs of these blocks. Buffers of one width are not one buffer: what pads a
-    row must never have been written.
+    row must never have been written. resident: the residual stream lives here, too.
     """
     needed: dict[str, int] = {}
     for spec in specs:
+        if resident:
+            needed["resident"] = max(needed.get("resident", 0), rounded(4 * rows * spec.hidden))
         for name, width in widths(spec).items():
             key = f"{name}/{width}" if name in ("normed", "attended", "gated") else name
             needed[key] = max(needed.get(key, 0), rounded(4 * rows * width))
@@ -61,12 +63,13 @@ def sizes(specs: Iterable[BlockSpec], rows: int) -> dict[str, int]:
 class Workspace:
     """Grows when a program needs more; earlier programs keep what they were linked with."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, *, resident: bool) -> None:
         self._memory = memory
+        self._resident = resident
         self._buffers: dict[str, Buffer] = {}
 
     def reserve(self, specs: Iterable[BlockSpec], rows: int) -> None:
-        for name, size in sizes(specs, rows).items():
+        for name, size in sizes(specs, rows, resident=self._resident).items():
             if name not in self._buffers or self._buffers[name].size < size:
                 self._buffers[name] = self._memory.device(size)
 
@@ -76,5 +79,6 @@ class Workspace:
         return self._buffers[key].all()
 
     @property
-    def bytes(self) -> int:
-        return sum(buffer.size for buffer in self._buffers.values())
+    def resident(self) -> View | None:
+        """The residual stream where it lives on the device: across a bus. It comes and goes once a program."""
+        return self._buffers["resident"].all() if self._resident else None
