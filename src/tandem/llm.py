@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tandem.devices.base import DeviceInfo
-from tandem.devices.spec import KVDtype
 from msgspec.structs import replace
 
+from tandem.devices.base import DeviceInfo
+from tandem.devices.spec import KVDtype
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Counters
 from tandem.engine.loop import EngineLoop
@@ -317,7 +317,13 @@ def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
         raise RequestError(
             f"prompts must be a text, a list of token ids, or a list of such prompts, not {type(prompts).__name__}"
         )
-    return isinstance(prompts, str) or (len(prompts) > 0 and hasattr(prompts[0], "__index__"))
+    if isinstance(prompts, str) or len(prompts) == 0:
+        return isinstance(prompts, str)
+    try:
+        operator.index(prompts[0])  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def _one_each(name: str, value: Any, n: int) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from commands import tandem
+from commands import error_of, tandem
 
 from paths import SHARED
 from tandem.llm import BUNDLED_MODEL, LLM
@@ -64,6 +64,14 @@ def test_a_model_that_does_not_fit_is_still_described() -> None:
     facts = json.loads(tandem("inspect", "--memory", "1MiB", "--json").stdout)
     assert facts["memory"] is None
     assert "1.0 MiB may be used" in facts["memory_error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--context", 99999], "context=99,999 is not possible"), (["--memory", "lots"], "'lots'")],
+)
+def test_what_no_machine_can_do_is_refused(arguments: list[object], message: str) -> None:
+    assert message in error_of(tandem("inspect", *arguments))
 
 
 def test_an_aliased_matrix_counts_once() -> None:

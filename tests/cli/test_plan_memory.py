@@ -39,3 +39,14 @@ def test_what_a_refusal_offers_fits() -> None:
     fewer = ["plan-memory", "--context", 2048, "--memory", "160MiB", "--sequences"]
     assert tandem(*fewer, sequences).exit_code == 0
     assert tandem(*fewer, sequences + 1).exit_code == 2
+
+
+def test_the_model_is_an_argument_or_an_option() -> None:
+    plan = tandem("plan-memory", BUNDLED_MODEL).stdout
+    assert (
+        plan
+        == tandem("plan-memory", "-m", BUNDLED_MODEL).stdout
+        == tandem("plan-memory", "--model", BUNDLED_MODEL).stdout
+    )
+    both = tandem("plan-memory", BUNDLED_MODEL, "-m", BUNDLED_MODEL)
+    assert "give the model once" in error_of(both)

@@ -17,13 +17,14 @@ from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.ref import RefDevice
-from tandem.devices.spec import KVDtype
+from tandem.devices.spec import EmbedSpec, KVDtype
 from tandem.errors import DeviceError
 from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
 from tandem.weights.checkpoint import Checkpoint
 from tandem.weights.open import open_checkpoint
+from tandem.weights.tensor import Tensor, TensorType
 
 GGUF = Path(__file__).parents[2] / "src" / "tandem" / "data" / "tandem-stories-22m.gguf"
 SHAPES = [case for case in CASES if case.name in ("gemma3-layer-ropes", "qwen3-biases-layer-types", "mistral-window")]
@@ -248,3 +249,17 @@ def test_a_closed_device_refuses_work(stories: tuple[ModelSpec, Checkpoint]) -> 
     device.close()
     with pytest.raises(DeviceError, match="closed"):
         runner.forward([[1, 2]])
+
+
+def test_weights_at_a_reused_address_are_not_taken_for_the_old_ones(cpu: CpuDevice) -> None:
+    """Cut columns are copies that die after loading; the next copy often gets their address."""
+    memory = np.zeros((64, 32), np.float32)
+    spec = EmbedSpec(vocab=64, hidden=32)
+    kept = []
+    for value in (1.0, 2.0):
+        memory[:] = value
+        tensor = Tensor("embedding", TensorType.F32, (64, 32), memory.reshape(-1).view(np.uint8))
+        kept.append(cpu.load(spec, {"embedding": tensor}))
+    first, second = (block.matrices["embedding"].matrix.dequantize() for block in kept)
+    assert (first == 1.0).all()
+    assert (second == 2.0).all()

@@ -80,3 +80,59 @@ def test_a_fault_of_the_engine_reaches_everyone(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DeviceError, match="a bug"):
         loop.submit(request("b", [1]), deltas.put)
     loop.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sink_that_raises_ends_only_its_own_request() -> None:
+    rig = Rig(context=8192)
+    loop = EngineLoop(rig.engine)
+    deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+
+    def broken(delta: Delta) -> None:
+        raise ZeroDivisionError("a reader's bug")
+
+    loop.submit(request("a", [1], ENDLESS), broken)
+    loop.submit(request("b", [2]), deltas.put)
+    assert [token for delta in drain(deltas) for token in delta.tokens] == alone([2], GREEDY)[0].tokens
+    loop.submit(request("a", [1]), deltas.put)
+    assert drain(deltas)[-1].finish_reason == "length", "the name is free again"
+    loop.close()
+    assert rig.engine.idle
+
+
+def test_a_request_that_the_engine_fails_to_take_ends_alone() -> None:
+    loop = EngineLoop(Rig(context=8192).engine)
+    running: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+    refused: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+    loop.submit(request("a", [1], ENDLESS), running.put)
+    loop.submit(request("a", [1]), refused.put)
+    assert "is running already" in str(drain(refused)[-1].error)
+    loop.submit(Request(id="b", prompt=[1], params=GREEDY, cache_salt=5), refused.put)  # type: ignore[arg-type]
+    assert "the request failed: AttributeError" in str(drain(refused)[-1].error)
+    loop.cancel("a")
+    assert drain(running)[-1].finish_reason == "cancelled"
+    loop.close()
+
+
+def test_what_is_asked_for_while_the_engine_closes_ends_too() -> None:
+    loop = EngineLoop(Rig(context=8192).engine)
+    first: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+    second: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+
+    def close_meanwhile(delta: Delta) -> None:
+        if not loop._closing:
+            loop.submit(request("b", [2]), second.put)
+            loop.close()  # on the engine's own thread, as the garbage collector may
+        first.put(delta)
+
+    loop.submit(request("a", [1], ENDLESS), close_meanwhile)
+    assert drain(first)[-1].finish_reason == drain(second)[-1].finish_reason == "cancelled"
+    loop.close()
+
+
+@pytest.mark.parametrize("priority", ["x", None, 1.5])
+def test_a_priority_must_be_a_number(priority: object) -> None:
+    loop = EngineLoop(Rig().engine)
+    with pytest.raises(RequestError, match="priority must be a whole number"):
+        loop.submit(Request(id="a", prompt=[1], params=GREEDY, priority=priority), print)  # type: ignore[arg-type]
+    loop.close()

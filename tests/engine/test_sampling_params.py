@@ -98,3 +98,10 @@ def test_stops() -> None:
     assert SamplingParams(stop=["x", "y"]).stop_strings == ("x", "y")
     assert SamplingParams(stop_token_ids=[1]).stop_ids([2]) == {1, 2}
     assert SamplingParams(stop_token_ids=[1], ignore_eos=True).stop_ids([1, 2]) == {1}
+
+
+@pytest.mark.parametrize("name", ["top_k", "max_tokens", "min_tokens", "stop_token_ids"])
+def test_a_number_that_is_too_large_is_told_the_limit(name: str) -> None:
+    value = [10**12] if name == "stop_token_ids" else 10**12
+    with pytest.raises(RequestError, match=r"and at most 2147483647, not 1000000000000"):
+        SamplingParams(**{name: value})  # type: ignore[arg-type]

@@ -122,3 +122,8 @@ def test_parts_of_text_are_one_text_unless_the_template_reads_parts(template, ex
 def test_parts_that_are_no_text_are_refused(part):
     with pytest.raises(RequestError, match=r"message 1 has a part of type .*only text is possible"):
         render_chat("{{ messages }}", [*HI, {"role": "user", "content": [part]}])
+
+
+def test_a_content_of_none_is_empty():
+    template = "{{ '[' ~ messages[0].content | trim ~ ']' }}"
+    assert render_chat(template, [{"role": "assistant", "content": None}]) == "[]"

@@ -8,16 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tandem.cli.options import EngineOptions
+from tandem.cli.options import EngineOptions, Model, ModelArgument, chosen_model
 from tandem.errors import MemoryPlanError
 
 
 def inspect(
     *,
-    model: Annotated[
-        str | None,
-        typer.Argument(help="As for run.", show_default="the bundled one"),
-    ] = None,
+    model: ModelArgument = None,
+    model_option: Model = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     sequences: Annotated[int, typer.Option(min=1, help="Plan memory for so many sequences at once.")] = 1,
@@ -25,18 +23,21 @@ def inspect(
 ) -> None:
     """Show what a model's files hold and the memory that it will need; reads headers only."""
     from tandem.cli.facts import describe_model, describe_tensors
-    from tandem.engine.build import plan_engine
+    from tandem.engine.build import check_limits, plan_engine
     from tandem.llm import BUNDLED_MODEL
     from tandem.models.open import model_spec
     from tandem.models.tokenizer import open_tokenizer
     from tandem.weights.open import open_checkpoint
 
-    checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
-    facts = describe_model(checkpoint, model_spec(checkpoint), open_tokenizer(checkpoint))
+    config = engine.config(sequences)
+    checkpoint = open_checkpoint(chosen_model(model, model_option) or BUNDLED_MODEL)
+    spec = model_spec(checkpoint)
+    check_limits(spec, config)
+    facts = describe_model(checkpoint, spec, open_tokenizer(checkpoint))
     if tensors:
         facts["tensors"] = describe_tensors(checkpoint)
     try:
-        planned = plan_engine(checkpoint, engine.config(sequences))
+        planned = plan_engine(checkpoint, config)
     except MemoryPlanError as error:
         # What the file holds is worth reading on a machine that cannot run it.
         facts["memory"], facts["memory_error"] = None, str(error)

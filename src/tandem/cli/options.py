@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from tandem.errors import RequestError
+
 if TYPE_CHECKING:
     from tandem.engine.build import EngineConfig
     from tandem.engine.sampling_params import SamplingParams
@@ -29,6 +31,10 @@ Model = Annotated[
         help="A GGUF file, a Hugging Face folder, or hf:owner/name or hf:owner/name/file.",
     ),
 ]  # fmt: skip
+# For commands about a model's files, which take it in either place.
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False)
+]
 _SAMPLING = "Sampling (defaults: the model's own)"
 KVDtype = Literal["f16", "q8_0", "f32"]
 
@@ -105,6 +111,13 @@ class EngineOptions(DeviceOptions):
 
         progress = _show_loading() if sys.stderr.isatty() else None
         return LLM(model, max_sequences=max_sequences, progress=progress, **dataclasses.asdict(self))
+
+
+def chosen_model(argument: str | None, option: str | None) -> str | None:
+    """The model that is named in either place."""
+    if argument is not None and option is not None:
+        raise RequestError("give the model once, as MODEL or as --model")
+    return option if argument is None else argument
 
 
 def _show_loading() -> Callable[[int, int], None]:

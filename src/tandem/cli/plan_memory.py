@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli.options import EngineOptions
+from tandem.cli.options import EngineOptions, Model, ModelArgument, chosen_model
 
 
 def plan_memory(
     *,
-    model: Annotated[str | None, typer.Argument(help="As for run.", show_default="the bundled one")] = None,
+    model: ModelArgument = None,
+    model_option: Model = None,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences at once, all of full length.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, bytes throughout.")] = False,
     engine: EngineOptions,
@@ -22,7 +23,7 @@ def plan_memory(
     from tandem.llm import BUNDLED_MODEL
     from tandem.weights.open import open_checkpoint
 
-    checkpoint = open_checkpoint(BUNDLED_MODEL if model is None else model)
+    checkpoint = open_checkpoint(chosen_model(model, model_option) or BUNDLED_MODEL)
     planned = plan_engine(checkpoint, engine.config(sequences))
     planned.close()
     print(json.dumps(planned.plan.to_json(), ensure_ascii=False) if as_json else planned.plan.table())

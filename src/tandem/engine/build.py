@@ -11,9 +11,9 @@ import msgspec
 from tandem.devices.base import Device
 from tandem.devices.spec import KVDtype
 from tandem.engine.engine import Engine
-from tandem.errors import MemoryPlanError
+from tandem.errors import DeviceError, MemoryPlanError
 from tandem.memory.plan import Limits, MemoryPlan, Planner
-from tandem.memory.system import available_bytes, format_bytes, parse_bytes
+from tandem.memory.system import available_bytes, counted, format_bytes, parse_bytes
 from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
@@ -35,6 +35,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     step and prefill chunk. context: positions of one sequence; None is the model's, or as many as fit.
     full_sequences: how many sequences of full length the KV pools must hold at least.
     memory: bytes in all, as a number or text such as `8GiB`; `auto` takes what is free; None takes a moderate KV pool.
+    Checked when made, as far as that needs no model: MemoryPlanError or DeviceError for a value of the wrong type.
     """
 
     placement: str = "auto"
@@ -46,6 +47,35 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | str | None = None
     kv_dtype: KVDtype = "f16"
     prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.placement, str):
+            raise DeviceError(
+                f"placement must be a device such as cpu, or attn=DEVICE,ffn=DEVICE, not {self.placement!r}"
+            )
+        if self.threads is not None and not _is_integer(self.threads):
+            raise DeviceError(f"threads must be a whole number, not {self.threads!r}")
+        for name in ("max_sequences", "rows", "context", "full_sequences"):
+            value = getattr(self, name)
+            if not (_is_integer(value) or (value is None and name == "context")):
+                raise MemoryPlanError(f"{name} must be a whole number, not {value!r}")
+        if not isinstance(self.prefix_cache, bool):
+            raise MemoryPlanError(f"prefix_cache must be true or false, not {self.prefix_cache!r}")
+        if not (self.memory is None or isinstance(self.memory, str) or _is_integer(self.memory)):
+            raise MemoryPlanError(f"memory must be a number of bytes or a text such as 8GiB, not {self.memory!r}")
+        if isinstance(self.memory, str) and self.memory != "auto":
+            _parse(self.memory)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _parse(memory: str) -> int:
+    try:
+        return parse_bytes(memory)
+    except ValueError as error:
+        raise MemoryPlanError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +135,7 @@ def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
 
 
 def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig, devices: Mapping[str, Device]) -> MemoryPlan:
-    _check_limits(spec, config)
+    check_limits(spec, config)
     budget = {"host": _budget(config.memory)} | _device_budgets(devices)
     limits = Limits(config.context or spec.context, config.max_sequences, config.rows, config.kv_dtype)
     if config.context is None:
@@ -128,15 +158,11 @@ def _budget(memory: int | str | None) -> int:
     free = max(0, available_bytes() - _HEADROOM)
     if memory is None or memory == "auto":
         return free
-    if isinstance(memory, str):
-        try:
-            memory = parse_bytes(memory)
-        except ValueError as error:
-            raise MemoryPlanError(str(error)) from None
-    return memory
+    return _parse(memory) if isinstance(memory, str) else memory
 
 
-def _check_limits(spec: ModelSpec, config: EngineConfig) -> None:
+def check_limits(spec: ModelSpec, config: EngineConfig) -> None:
+    """Raises MemoryPlanError for what no amount of memory makes possible."""
     if config.context is not None and not 2 <= config.context <= spec.context:
         raise MemoryPlanError(
             f"context={config.context:,} is not possible: {spec.name} was trained for {spec.context:,} positions; "
@@ -146,8 +172,8 @@ def _check_limits(spec: ModelSpec, config: EngineConfig) -> None:
         raise MemoryPlanError(f"max_sequences={config.max_sequences} is not possible; choose 1 to 4096")
     if not config.max_sequences <= config.rows <= 65536:
         raise MemoryPlanError(
-            f"rows={config.rows} is not possible: choose at least one row for each of the {config.max_sequences} "
-            "sequences, and at most 65,536"
+            f"rows={config.rows} is not possible: choose at least one row for each of "
+            f"{counted(config.max_sequences, 'sequence')}, and at most 65,536"
         )
     if config.kv_dtype not in get_args(KVDtype):
         known = ", ".join(get_args(KVDtype))

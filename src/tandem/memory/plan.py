@@ -143,7 +143,8 @@ class MemoryPlan:
             reach = "full attention" if plan.group.window is None else f"window {plan.group.window}"
             lines.append(
                 f"KV group on {plan.device}: {counted(len(plan.group.layers), 'layer')}, {reach}: "
-                f"{counted(plan.pages, 'page')} of {format_bytes(plan.group.page_bytes)}, at most {plan.sequence_pages:,} per sequence"
+                f"{counted(plan.pages, 'page')} of {format_bytes(plan.group.page_bytes)}, "
+                f"at most {plan.sequence_pages:,} per sequence"
             )
         return "\n".join(lines)
 

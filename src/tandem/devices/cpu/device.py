@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import numpy as np
 
@@ -35,12 +35,16 @@ _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 
 class _Packed:
-    """A packed matrix that blocks share; weakly held by the device, so that a tied matrix is kept once."""
+    """A packed matrix that blocks share; weakly held by the device, so that a tied matrix is kept once.
 
-    __slots__ = ("__weakref__", "matrix")
+    source: the bytes it was packed from, while they live: an address alone may be another array's by now.
+    """
 
-    def __init__(self, matrix: _native.PackedMatrix) -> None:
+    __slots__ = ("__weakref__", "matrix", "source")
+
+    def __init__(self, matrix: _native.PackedMatrix, tensor: Tensor) -> None:
         self.matrix = matrix
+        self.source = ref(tensor.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +216,9 @@ class CpuDevice:
     def _pack(self, tensor: Tensor) -> _Packed:
         key = (tensor.data.ctypes.data, tensor.nbytes)
         packed = self._packed.get(key)
-        if packed is None:
+        if packed is None or packed.source() is not tensor.data:
             rows, columns = tensor.shape
-            packed = _Packed(_native.PackedMatrix(tensor.type.ggml_id, rows, columns, tensor.data))
+            packed = _Packed(_native.PackedMatrix(tensor.type.ggml_id, rows, columns, tensor.data), tensor)
             self._packed[key] = packed
         return packed
 

@@ -50,18 +50,27 @@ def _check_sequences(batch: Batch) -> None:
 
 
 def _check_pages(batch: Batch, pool: VulkanKVPool) -> None:
+    """Only the pages that the rows attend to: those behind a window may be anything."""
     group, size = pool.group, pool.group.page_size
+    what = f"KV group {group.index}: its page table"
+    if group.index >= batch.layout.kv_groups:
+        raise DeviceError(
+            f"batch: it has page tables of {batch.layout.kv_groups} KV groups, not of group {group.index}"
+        )
     _, count, length, _ = batch.sequences[: batch.n_sequences, :4].T
     offset, first = batch.sequences[: batch.n_sequences, 4 + 2 * group.index : 6 + 2 * group.index].T
-    reach = length - count - (group.window - 1 if group.window is not None else length)
-    lowest = np.maximum(reach, 0) // size
-    for index in np.flatnonzero(count > 0):
-        what = f"batch: sequence {index}, KV group {group.index}"
-        start = int(offset[index] + lowest[index] - first[index])
-        stop = int(offset[index] + (length[index] - 1) // size - first[index] + 1)
-        if lowest[index] < first[index] or offset[index] < 0 or stop > len(batch.pages):
-            raise DeviceError(f"{what}: its page table does not cover what the sequence attends to")
-        pages = batch.pages[start:stop]
-        outside = pages[(pages < 0) | (pages >= pool.pages)]
-        if outside.size:
-            raise DeviceError(f"{what}: its page table names page {outside[0]} of a pool with {pool.pages}")
+    reach = 0 if group.window is None else np.maximum(length - count - group.window + 1, 0)
+    lowest = np.zeros_like(length) + reach // size
+    start, stop = offset + lowest - first, offset + (length - 1) // size - first + 1
+    bad = np.flatnonzero((count > 0) & ((lowest < first) | (offset < 0) | (stop > len(batch.pages))))
+    if bad.size:
+        raise DeviceError(f"batch: sequence {bad[0]}, {what} does not cover what the sequence attends to")
+    entries = np.where(count > 0, stop - start, 0)
+    sequence = np.repeat(np.arange(len(entries)), entries)
+    within = np.arange(len(sequence)) - np.repeat(np.cumsum(entries) - entries, entries)
+    pages = batch.pages[start[sequence] + within]
+    outside = np.flatnonzero((pages < 0) | (pages >= pool.pages))
+    if outside.size:
+        raise DeviceError(
+            f"batch: sequence {sequence[outside[0]]}, {what} names page {pages[outside[0]]} of a pool with {pool.pages}"
+        )
