@@ -105,9 +105,8 @@ def test_tinystories_greedy(story: dict[str, Any], device: Device) -> None:
 
 
 # From the Q8_0 file greedy text differs first at this token, because the float32 margin between the two best logits is
-# smaller there than what rounding moves them by: on the reference, which rounds the weights only, the margins are 0.048,
-# 0.022 and 0.012 and the logits move by 0.22, 0.16 and 0.10; on the CPU, which rounds activations too, the margins are
-# 0.048, 0.022 and 0.074 and they move by 0.34, 0.25 and 0.19.
+# smaller there than what rounding moves them by. The reference rounds the weights only: margins 0.048, 0.022 and 0.012,
+# logits move by 0.22, 0.16 and 0.10. The CPU rounds activations too: 0.048, 0.022 and 0.074, and 0.34, 0.25 and 0.19.
 Q8_0_FIRST_DIFFERENCES = {
     "Once upon a time": {"ref": 5, "cpu": 5},
     "One day, a little girl named Lucy": {"ref": 1, "cpu": 1},
