@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, call, check, create, ffi, library, struct, text
+from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi, library, struct, text
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES
 from tandem.devices.vulkan.instance import Instance

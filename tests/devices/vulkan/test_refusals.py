@@ -18,8 +18,8 @@ from tandem.devices.base import Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.vulkan import VulkanDevice, context, memory
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding import library
-from tandem.devices.vulkan.binding.library import VulkanError
+from tandem.devices.vulkan.binding import loader
+from tandem.devices.vulkan.binding.loader import VulkanError
 from tandem.devices.vulkan.instance import Instance
 from tandem.errors import DeviceError
 from tandem.models.load import block_weights
@@ -83,7 +83,7 @@ def test_out_of_memory_says_what_is_taken(opened: Open, monkeypatch: pytest.Monk
     def refuse(name: str, *arguments: object) -> object:
         if name == "vkAllocateMemory":
             raise VulkanError(name, vk.OUT_OF_DEVICE_MEMORY)
-        return library.create(name, *arguments)
+        return loader.create(name, *arguments)
 
     taken = device.allocate_kv(KVGroupSpec(0, (0,), 1, 64, None), 4)
     monkeypatch.setattr(memory, "create", refuse)
@@ -131,7 +131,7 @@ def refusal(setup: str, **environment: str) -> str:
 
 
 def test_no_loader() -> None:
-    setup = "import tandem.devices.vulkan.binding.library as library\nlibrary._LIBRARY = 'libvulkan-absent.so.1'"
+    setup = "import tandem.devices.vulkan.binding.loader as loader\nloader._LIBRARY = 'libvulkan-absent.so.1'"
     assert "DeviceError: vulkan: no Vulkan loader on this machine" in refusal(setup)
 
 

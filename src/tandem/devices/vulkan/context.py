@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, VulkanError, call, create, ffi, library, struct
+from tandem.devices.vulkan.binding.loader import NULL, VulkanError, call, create, ffi, library, struct
 from tandem.devices.vulkan.instance import Instance
 from tandem.devices.vulkan.probe import Gpu
 from tandem.errors import DeviceError

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, VulkanError, call, ffi, library, listed, struct, text
+from tandem.devices.vulkan.binding.loader import NULL, VulkanError, call, ffi, library, listed, struct, text
 from tandem.errors import DeviceError
 
 VALIDATION_VARIABLE = "TANDEM_VULKAN_VALIDATION"

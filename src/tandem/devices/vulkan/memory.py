@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, VulkanError, call, create, ffi, struct
+from tandem.devices.vulkan.binding.loader import NULL, VulkanError, call, create, ffi, struct
 from tandem.devices.vulkan.context import Context
 from tandem.errors import DeviceError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, call, create, ffi, struct
+from tandem.devices.vulkan.binding.loader import NULL, call, create, ffi, struct
 from tandem.devices.vulkan.context import Context
 from tandem.errors import DeviceError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import ffi, library, listed, struct, text
+from tandem.devices.vulkan.binding.loader import ffi, library, listed, struct, text
 from tandem.devices.vulkan.instance import Instance
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, call, create, ffi, struct
+from tandem.devices.vulkan.binding.loader import NULL, call, create, ffi, struct
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.dispatch import Dispatch
 from tandem.errors import DeviceError

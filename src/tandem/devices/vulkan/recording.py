@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.library import NULL, create, ffi, struct
+from tandem.devices.vulkan.binding.loader import NULL, create, ffi, struct
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.dispatch import Dispatch, Grid, Use, barriers
 from tandem.devices.vulkan.memory import View
