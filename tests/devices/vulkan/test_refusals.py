@@ -25,8 +25,6 @@ from tandem.errors import DeviceError
 from tandem.models.load import block_weights
 from tandem.pipeline.devices import open_device
 
-SOURCE = Path(__file__).parents[3] / "src"
-
 
 def test_a_bad_batch_fails_its_step_and_leaves_the_lane_working(vulkan: VulkanDevice) -> None:
     spec, checkpoint = bundled()
@@ -121,7 +119,7 @@ def refusal(setup: str, **environment: str) -> str:
     code = f"{setup}\nfrom tandem.devices.vulkan import VulkanDevice\nVulkanDevice(0)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=60,

@@ -13,7 +13,7 @@ import pytest
 
 from devices.runner import Runner
 from devices.vulkan.support import whole
-from paths import REPO, SHARED
+from paths import SHARED
 from tandem.devices.vulkan import VulkanDevice
 from tandem.engine.sampling_params import SamplingParams
 from tandem.llm import LLM
@@ -64,7 +64,7 @@ def test_attention_and_ffn_on_different_devices() -> None:
 def test_the_commands() -> None:
     def tandem(*arguments: str) -> str:
         command = [sys.executable, "-c", "from tandem.cli import main; main()", *arguments]
-        done = subprocess.run(command, cwd=REPO / "src", capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
