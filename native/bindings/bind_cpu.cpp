@@ -62,13 +62,7 @@ void bind_kv_pool(nb::module_& m) {
              }),
              "group"_a, "layers"_a, "kv_heads"_a, "head_dim"_a, "dtype"_a, "pages"_a)
         .def_prop_ro("bytes", &KvPool::bytes)
-        .def("copy_page", &KvPool::copy_page, "source"_a, "target"_a)
-        .def_static(
-            "page_bytes",
-            [](int layers, int kv_heads, int head_dim, const std::string& dtype) {
-                return KvPool::page_bytes(layers, kv_heads, head_dim, kv_type(dtype));
-            },
-            "layers"_a, "kv_heads"_a, "head_dim"_a, "dtype"_a);
+        .def("copy_page", &KvPool::copy_page, "source"_a, "target"_a);
 }
 
 void bind_parts(nb::module_& m) {

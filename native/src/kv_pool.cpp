@@ -31,10 +31,6 @@ int64_t bytes_per_head(int head_dim, KvType type) {
 
 }  // namespace
 
-int64_t KvPool::page_bytes(int layers, int kv_heads, int head_dim, KvType type) {
-    return int64_t{layers} * kv_heads * bytes_per_head(head_dim, type);
-}
-
 KvPool::KvPool(int group, std::vector<int> layers, int kv_heads, int head_dim, KvType type, int pages)
     : group_(group),
       layers_(std::move(layers)),

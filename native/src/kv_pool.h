@@ -34,8 +34,6 @@ class KvPool : public std::enable_shared_from_this<KvPool> {
     uint8_t* values(int layer_index, int kv_head) const { return keys(layer_index, kv_head) + key_bytes_; }
     void copy_page(int source, int target);
 
-    static int64_t page_bytes(int layers, int kv_heads, int head_dim, KvType type);
-
  private:
     int group_;
     std::vector<int> layers_;

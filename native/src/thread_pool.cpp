@@ -7,7 +7,7 @@ namespace tandem {
 namespace {
 
 // Long enough to bridge the gaps between operations and between steps of a busy engine, short enough that an
-// idle engine sleeps: about 100 us.
+// idle engine sleeps: some tens of microseconds, as long as `pause` makes it.
 constexpr int kSpins = 2000;
 
 template <typename T>

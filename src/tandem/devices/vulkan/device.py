@@ -8,8 +8,9 @@ from weakref import WeakValueDictionary
 
 from tandem.devices.base import DeviceInfo, KVGroupSpec, MemorySpace, StepBuffers
 from tandem.devices.lane import Lane
+from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
-from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
+from tandem.devices.spec import AttentionSpec, BlockSpec, Slice
 from tandem.devices.vulkan.blocks import VulkanBlock, load_block, vector_sizes
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.instance import Instance, shared_instance
@@ -21,7 +22,7 @@ from tandem.devices.vulkan.probe import Gpu, memory_of, probe_all
 from tandem.devices.vulkan.program import Machine, VulkanProgram
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace, sizes
-from tandem.devices.weights_check import block_name, check_weights
+from tandem.devices.weights_check import check_weights
 from tandem.errors import DeviceError
 from tandem.weights.tensor import Tensor
 
@@ -121,11 +122,9 @@ class VulkanDevice:
         if not 1 <= rows <= min(len(buffers.hidden), self._context.gpu.limits.groups[1]):
             raise DeviceError(f"{name}: a program of {rows} rows, but `hidden` has {len(buffers.hidden)}")
         for block in blocks:
-            _check_buffers(name, block, buffers, rows)
+            check_buffers(name, block.spec, block.slice, buffers, rows)
         pools = {
-            block.work.layer: _pool_of(name, block.work, kv)
-            for block in blocks
-            if isinstance(block.work, AttentionSpec)
+            block.work.layer: pool_of(name, block.work, kv) for block in blocks if isinstance(block.work, AttentionSpec)
         }
         return VulkanProgram(self._machine, tuple(blocks), rows, buffers, pools)
 
@@ -158,29 +157,3 @@ def _memory_spaces(gpu: Gpu) -> tuple[MemorySpace, ...]:
         )
         for heap in ordered
     )
-
-
-def _check_buffers(name: str, block: VulkanBlock, buffers: StepBuffers, rows: int) -> None:
-    what = block_name(block.spec)
-    slices = block.slice.index + 1 if block.slice else 0
-    if isinstance(block.spec, CombineSpec):
-        slices = block.spec.slices
-    if slices and (len(buffers.partials) < slices or buffers.partials.shape[1] < rows):
-        raise DeviceError(f"{name}: {what} needs `partials` of {slices} slices and {rows} rows")
-    if buffers.hidden.shape[1] != block.spec.hidden:
-        raise DeviceError(f"{name}: {what} works on rows of {block.spec.hidden}, not {buffers.hidden.shape[1]}")
-    if isinstance(block.spec, HeadSpec) and buffers.logits.shape[1] != block.spec.vocab:
-        raise DeviceError(f"{name}: {what} writes logits of {block.spec.vocab}, not {buffers.logits.shape[1]}")
-
-
-def _pool_of(name: str, spec: AttentionSpec, pools: Sequence[VulkanKVPool]) -> VulkanKVPool:
-    for pool in pools:
-        if spec.layer in pool.group.layers:
-            shape = (pool.group.kv_heads, pool.group.head_dim, pool.group.window)
-            expected = (spec.kv_heads, spec.head_dim, spec.window)
-            if shape != expected:
-                raise DeviceError(
-                    f"{name}: {block_name(spec)} needs KV pages of (heads, head size, window) {expected}, not {shape}"
-                )
-            return pool
-    raise DeviceError(f"{name}: {block_name(spec)} has no KV pool")
