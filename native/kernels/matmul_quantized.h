@@ -11,19 +11,29 @@
 
 namespace tandem::TANDEM_ISA {
 
-// Most activation rows of a tile. Registers bound it: a tile keeps a dot (Q6_K: two) and an accumulator for
-// each row and vector.
-template <WeightType T>
+// The widest tile: its activation rows and its vectors of weight rows. Registers hold its dots; of wide tiles
+// the accumulators wait in the L1 cache, where a block comes by too rarely to cost anything. Q6_K keeps two
+// dots. Types of 4 bits with a minimum unpack cheaply and finish dearly: those are better off with registers.
 #if defined(__AVX512F__)
-inline constexpr int kTileRows = T == WeightType::kQ6_K ? 4 : 6;
+template <WeightType T>
+inline constexpr int kTileRows = T == WeightType::kQ6_K                 ? 12
+                                 : has_minimum(T) && quant_bits(T) == 4 ? 6
+                                                                        : 8;
+template <WeightType T>
+inline constexpr int kTileVectors = T == WeightType::kQ6_K ? 1 : 2;
 #else
+template <WeightType T>
 inline constexpr int kTileRows = 3;
+template <WeightType T>
+inline constexpr int kTileVectors = 2;
 #endif
 
-// Vectors of weight rows of a tile. One activation row takes group after group: that is bound by memory,
-// which one long stream of addresses feeds best.
-inline constexpr int kMostVectors = 2;
-constexpr int tile_vectors(int rows) { return rows == 1 ? kGroupVectors : kMostVectors; }
+// One activation row takes group after group: that is bound by memory, which one long stream of addresses
+// feeds best.
+template <WeightType T>
+constexpr int tile_vectors(int rows) {
+    return rows == 1 ? kGroupVectors : kTileVectors<T>;
+}
 
 // Several row tiles share a run of columns: long enough that taking up and leaving accumulators hardly shows,
 // short enough that its weights and activations stay in the L2 cache.
@@ -102,7 +112,7 @@ TANDEM_INLINE void load_pair(const uint8_t* quants, Bytes& low, Bytes& high) {
 template <WeightType T>
 struct alignas(64) BlockScales {
     static constexpr bool kHasSecond = has_minimum(T) || T == WeightType::kQ6_K;
-    float values[kHasSecond ? 2 : 1][kMostVectors][kVectorRows];
+    float values[kHasSecond ? 2 : 1][kTileVectors<T>][kVectorRows];
 };
 
 template <WeightType T>
@@ -262,16 +272,22 @@ template <WeightType T>
 inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_begin, int tile_end,
                           int64_t first_block, int blocks, const RowScales<T>* x) {
     const int64_t begin = p.group_begin * kGroupVectors, end = p.group_end * kGroupVectors;
-    const int step = tile_vectors(tiles.rows(tile_begin)), count = tile_end - tile_begin;
+    const int step = tile_vectors<T>(tiles.rows(tile_begin)), count = tile_end - tile_begin;
     const bool shared = tiles.count > 1;
-    const int shares = p.rows == 1 ? 0 : count;
+    constexpr int64_t kBytes = panel_bytes(T) / kPanelBlocks;
+    const int64_t group_bytes = p.w->group_bytes;
     BlockScales<T> scales[kRunBlocks];
     for (int64_t v = begin; v < end; v += step) {
-        // A single tile fetches along its own groups; several, the run of the vectors after theirs.
-        const uint8_t* next = run_start<T>(*p.w, v, first_block) + kAhead;
+        Prefetch ahead{run_start<T>(*p.w, v, first_block) + kAhead,
+                       group_bytes,
+                       0,
+                       p.rows == 1 ? 0 : 1,
+                       group_bytes / kBytes - first_block - kAhead / kBytes,
+                       (groups_of(step) - 1) * group_bytes};
         if (shared) {
-            next = v + step < end ? run_start<T>(*p.w, v + step, first_block)
-                                  : run_start<T>(*p.w, begin, first_block + blocks);
+            ahead = {v + step < end ? run_start<T>(*p.w, v + step, first_block)
+                                    : run_start<T>(*p.w, begin, first_block + blocks),
+                     group_bytes, 0, count};
             for (int i = 0; i < step; ++i) {
                 const int64_t at = smaller(v + i, end - 1);
                 for (int b = 0; b < blocks; b += kPanelBlocks) {
@@ -282,9 +298,9 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
         }
         for (int t = tile_begin; t < tile_end; ++t) {
             const Tile tile{v, end, tiles.begin(t), first_block, blocks};
-            const Prefetch ahead{next, p.w->group_bytes, t - tile_begin, shares};
+            ahead.share = t - tile_begin;
             with_constant<kTileRows<T>>(tiles.rows(t), [&](auto rows) {
-                quantized_tile<T, tile_vectors(rows()), rows()>(
+                quantized_tile<T, tile_vectors<T>(rows()), rows()>(
                     p, tile, x + scales_begin(tiles, t, tile_begin, blocks), shared ? scales : nullptr,
                     ahead);
             });

@@ -40,30 +40,31 @@ TANDEM_INLINE int vector_lane(int64_t v) { return static_cast<int>(v % kGroupVec
 constexpr int groups_of(int vectors) { return (vectors + kGroupVectors - 1) / kGroupVectors; }
 
 // What to fetch into the L2 cache while a tile works: for each block of columns that it reads, as many bytes
-// of as many groups from `at` on. Tiles that share their weights share this too: tile `share` of `shares`
-// fetches every `shares`-th block; none, where `shares` is 0.
+// of as many groups from `at` on, `skip` bytes further from block `wrap` on. Tiles that share their weights
+// share this too: tile `share` of `shares` fetches every `shares`-th block; none, where `shares` is 0.
 struct Prefetch {
     const uint8_t* at;
     int64_t group_bytes;
     int share, shares;
+    int64_t wrap = INT64_MAX, skip = 0;
 
     template <int kBytes, int kGroups>
     TANDEM_INLINE void block(int64_t b) const {
-        if (shares == 0 || b % shares != share) return;
+        if (shares == 0 || static_cast<int>(b) % shares != share) return;
+        const uint8_t* from = at + b * kBytes + (b < wrap ? 0 : skip);
         TANDEM_UNROLL
         for (int g = 0; g < kGroups; ++g) {
             TANDEM_UNROLL
             for (int i = 0; i < kBytes; i += 64) {
-                _mm_prefetch(reinterpret_cast<const char*>(at + g * group_bytes + b * kBytes + i),
-                             _MM_HINT_T1);
+                _mm_prefetch(reinterpret_cast<const char*>(from + g * group_bytes + i), _MM_HINT_T1);
             }
         }
     }
 };
 
-// How far ahead a single tile fetches along its own groups, in bytes; several leave the run of the vectors
-// after theirs.
-inline constexpr int64_t kAhead = 4096;
+// How far ahead a single tile fetches, in bytes of each group: along its own, and from their end on along
+// those after them. Several tiles fetch the run of the vectors after theirs.
+inline constexpr int64_t kAhead = 8192;
 
 // Where a tile's accumulators live between runs of columns: the output itself.
 struct OutTile {
