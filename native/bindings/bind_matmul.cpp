@@ -48,13 +48,13 @@ struct QuantizedRows {
     std::vector<int32_t> sum;
 
     QuantizedRows(const Kernels& kernels, const float* x, int64_t rows, int64_t columns)
-        : q(static_cast<size_t>(rows * columns)),
+        : q(static_cast<size_t>(rows * q_stride(columns))),
           scale(static_cast<size_t>(rows * (columns / kBlockColumns))),
           sum(scale.size()) {
         const int64_t blocks = columns / kBlockColumns;
         for (int64_t r = 0; r < rows; ++r) {
-            kernels.quantize_row(x + r * columns, columns, q.data() + r * columns, scale.data() + r * blocks,
-                                 sum.data() + r * blocks);
+            kernels.quantize_row(x + r * columns, columns, q.data() + r * q_stride(columns),
+                                 scale.data() + r * blocks, sum.data() + r * blocks);
         }
     }
 };

@@ -19,11 +19,15 @@ enum class KvType : int { kF32 = 0, kF16 = 1, kQ8_0 = 2 };
 struct Activations {
     const float* f32;
     int64_t f32_stride;  // elements between rows
-    const int8_t* q;     // [rows][columns]
+    const int8_t* q;     // [rows][columns], q_stride(columns) apart
     const float* scale;  // [rows][columns / 32]
     const int32_t* sum;  // [rows][columns / 32]
     int64_t columns;
 };
+
+// Bytes between the rows of q. A tile reads the same column of many rows at once: were rows a multiple of 1
+// KiB apart, those would share a few sets of the L1 cache and push each other out.
+constexpr int64_t q_stride(int64_t columns) { return columns % 1024 == 0 ? columns + 64 : columns; }
 
 // Keys and values of one layer and KV head inside a pool: a page holds K as [head_dim][page_size] (positions
 // are lanes) and V as [page_size][head_dim].

@@ -16,9 +16,7 @@ namespace tandem::TANDEM_ISA {
 // dots. Types of 4 bits with a minimum unpack cheaply and finish dearly: those are better off with registers.
 #if defined(__AVX512F__)
 template <WeightType T>
-inline constexpr int kTileRows = T == WeightType::kQ6_K                 ? 12
-                                 : has_minimum(T) && quant_bits(T) == 4 ? 6
-                                                                        : 8;
+inline constexpr int kTileRows = has_minimum(T) && quant_bits(T) == 4 ? 6 : 8;
 template <WeightType T>
 inline constexpr int kTileVectors = T == WeightType::kQ6_K ? 1 : 2;
 #else
@@ -69,6 +67,8 @@ inline void prepare_rows(const Activations& x, int64_t first_row, int rows, int6
     constexpr int zero = Dot<T>::kZeroPoint;
     for (int r = 0; r < rows; ++r) {
         const int64_t at = (first_row + r) * (x.columns / kBlockColumns) + first_block;
+        [[maybe_unused]] const int8_t* q =
+            x.q + (first_row + r) * q_stride(x.columns) + first_block * kBlockColumns;
         for (int b = 0; b < blocks; ++b) {
             RowScales<T>& to = out[b * rows + r];
             const int32_t sum = x.sum[at + b];
@@ -77,7 +77,7 @@ inline void prepare_rows(const Activations& x, int64_t first_row, int rows, int6
             if constexpr (has_minimum(T)) to.scaled_sum = to.scale * static_cast<float>(sum);
             if constexpr (T == WeightType::kQ6_K) {
                 int32_t half = 0;
-                for (int c = 0; c < kBlockColumns / 2; ++c) half += x.q[(at + b) * kBlockColumns + c];
+                for (int c = 0; c < kBlockColumns / 2; ++c) half += q[b * kBlockColumns + c];
                 to.start = -zero * half;
                 to.second_start = -zero * (sum - half);
             }
@@ -107,18 +107,24 @@ TANDEM_INLINE void load_pair(const uint8_t* quants, Bytes& low, Bytes& high) {
     }
 }
 
-// The blocks' float32 scales for the vectors of a tile: the scale, then the second half's scale (Q6_K) or the
-// minimum.
-template <WeightType T>
-struct alignas(64) BlockScales {
-    static constexpr bool kHasSecond = has_minimum(T) || T == WeightType::kQ6_K;
-    float values[kHasSecond ? 2 : 1][kTileVectors<T>][kVectorRows];
-};
-
 template <WeightType T>
 TANDEM_INLINE const uint8_t* run_start(const PackedMatrix& w, int64_t vector, int64_t first_block) {
     return vector_group(w, vector) + first_block / kPanelBlocks * panel_bytes(T);
 }
+
+// A block's float32 scales for one vector of rows, with the second half's scale (Q6_K) or the minimum.
+template <WeightType T>
+struct BlockScales {
+    Floats scale;
+};
+template <WeightType T>
+    requires(has_minimum(T) || T == WeightType::kQ6_K)
+struct BlockScales<T> {
+    Floats scale, second;
+};
+
+// Tiles of so few rows wait for memory: they read the scales of a whole panel at once, as its bytes lie.
+inline constexpr int kPanelwiseRows = 4;
 
 // Where one vector of rows is inside the packed matrix: a panel and the lane of the group where it starts.
 template <WeightType T>
@@ -131,23 +137,19 @@ struct PanelVector {
         load_pair<T, j>(panel + header_bytes(T) + b * block_bytes(T) + 4 * lane, low, high);
     }
 
-    // Widens the scales of the panel's first `blocks` blocks into vector v of `out`.
-    TANDEM_INLINE void widen_scales(int blocks, int v, BlockScales<T>* out) const {
+    TANDEM_INLINE BlockScales<T> scales(int b) const {
         const uint8_t* halves = panel + 2 * lane;
         const uint8_t* bytes = panel + lane;
-        for (int b = 0; b < blocks; ++b) {
-            float* first = out[b].values[0][v];
-            float* second = out[b].values[BlockScales<T>::kHasSecond ? 1 : 0][v];
-            if constexpr (T == WeightType::kQ6_K) {
-                store_floats(first, multiply(widen_f16(halves), widen_i8(bytes + 64 + 32 * b)));
-                store_floats(second, multiply(widen_f16(halves), widen_i8(bytes + 80 + 32 * b)));
-            } else if constexpr (is_k_quant(T)) {
-                store_floats(first, multiply(widen_f16(halves), widen_u8(bytes + 64 + 16 * b)));
-                store_floats(second, multiply(widen_f16(halves + 32), widen_u8(bytes + 192 + 16 * b)));
-            } else {
-                store_floats(first, widen_f16(halves + 32 * b));
-                if constexpr (has_minimum(T)) store_floats(second, widen_f16(halves + 256 + 32 * b));
-            }
+        if constexpr (T == WeightType::kQ6_K) {
+            const Floats d = widen_f16(halves);
+            return {multiply(d, widen_i8(bytes + 64 + 32 * b)), multiply(d, widen_i8(bytes + 80 + 32 * b))};
+        } else if constexpr (is_k_quant(T)) {
+            return {multiply(widen_f16(halves), widen_u8(bytes + 64 + 16 * b)),
+                    multiply(widen_f16(halves + 32), widen_u8(bytes + 192 + 16 * b))};
+        } else if constexpr (has_minimum(T)) {
+            return {widen_f16(halves + 32 * b), widen_f16(halves + 256 + 32 * b)};
+        } else {
+            return {widen_f16(halves + 32 * b)};
         }
     }
 };
@@ -177,11 +179,12 @@ TANDEM_INLINE void add_pair(const PanelVector<T> (&w)[kVectors], int b, const in
     }
 }
 
-// acc gains block `b` of a panel; q points at the block in the tile's first row.
+// acc gains block `b` of a panel, whose scales are in `panel_scales` if the tile is panelwise; q points at
+// the block in the tile's first row.
 template <WeightType T, int kVectors, int kRows>
-TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b, const BlockScales<T>& scales,
-                             const int8_t* q, int64_t stride, const RowScales<T>* x,
-                             Floats (&acc)[kVectors][kRows]) {
+TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b,
+                             const BlockScales<T> (&panel_scales)[kVectors], const int8_t* q, int64_t stride,
+                             const RowScales<T>* x, Floats (&acc)[kVectors][kRows]) {
     constexpr bool kSplit = T == WeightType::kQ6_K;
     Dot<T> dots[kVectors][kRows], second_dots[kVectors][kRows];
     TANDEM_UNROLL
@@ -198,19 +201,18 @@ TANDEM_INLINE void add_block(const PanelVector<T> (&w)[kVectors], int b, const B
     add_pair<T, 3>(w, b, q, stride, dots, second_dots);
     TANDEM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const Floats scale = load_floats(scales.values[0][v]);
-        const Floats second = load_floats(scales.values[BlockScales<T>::kHasSecond ? 1 : 0][v]);
+        const BlockScales<T> s = kRows <= kPanelwiseRows ? panel_scales[v] : w[v].scales(b);
         TANDEM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             const Floats dx = all_floats(x[r].scale), dot = dots[v][r].finish(x[r].start);
             if constexpr (kSplit) {
-                const Floats t =
-                    multiply_add(second, second_dots[v][r].finish(x[r].second_start), multiply(scale, dot));
+                const Floats t = multiply_add(s.second, second_dots[v][r].finish(x[r].second_start),
+                                              multiply(s.scale, dot));
                 acc[v][r] = multiply_add(dx, t, acc[v][r]);
             } else {
-                acc[v][r] = multiply_add(multiply(scale, dx), dot, acc[v][r]);
+                acc[v][r] = multiply_add(multiply(s.scale, dx), dot, acc[v][r]);
                 if constexpr (has_minimum(T)) {
-                    acc[v][r] = multiply_add(second, all_floats(x[r].scaled_sum), acc[v][r]);
+                    acc[v][r] = multiply_add(s.second, all_floats(x[r].scaled_sum), acc[v][r]);
                 }
             }
         }
@@ -226,11 +228,8 @@ struct Tile {
     int blocks;
 };
 
-// `prepared` holds the weights' scales for all blocks, from the tile's first vector on; where it is null, the
-// tile widens them panel by panel.
 template <WeightType T, int kVectors, int kRows>
-inline void quantized_tile(const Product& p, const Tile& tile, const RowScales<T>* x,
-                           const BlockScales<T>* prepared, const Prefetch& ahead) {
+inline void quantized_tile(const Product& p, const Tile& tile, const RowScales<T>* x, const Prefetch& ahead) {
     const OutTile out(p, tile.vector, tile.end, tile.row);
     Floats acc[kVectors][kRows];
     out.start(tile.first_block > 0, acc);
@@ -241,16 +240,17 @@ inline void quantized_tile(const Product& p, const Tile& tile, const RowScales<T
         const int64_t at = smaller(tile.vector + v, tile.end - 1);
         w[v] = {run_start<T>(*p.w, at, tile.first_block), vector_lane(at)};
     }
-    const int64_t stride = p.x->columns;
+    const int64_t stride = q_stride(p.x->columns);
     const int8_t* q = p.x->q + tile.row * stride + tile.first_block * kBlockColumns;
+    BlockScales<T> scales[kPanelBlocks][kVectors];
     constexpr int kBlockBytes = static_cast<int>(panel_bytes(T) / kPanelBlocks);
-    BlockScales<T> own[kPanelBlocks];
     for (int done = 0; done < tile.blocks; done += kPanelBlocks) {
         const int n = static_cast<int>(smaller(kPanelBlocks, tile.blocks - done));
-        const BlockScales<T>* scales = prepared ? prepared + done : own;
-        if (!prepared) {
-            TANDEM_UNROLL
-            for (int v = 0; v < kVectors; ++v) w[v].widen_scales(n, v, own);
+        if constexpr (kRows <= kPanelwiseRows) {
+            for (int b = 0; b < n; ++b) {
+                TANDEM_UNROLL
+                for (int v = 0; v < kVectors; ++v) scales[b][v] = w[v].scales(b);
+            }
         }
         for (int b = 0; b < n; ++b, x += kRows, q += kBlockColumns) {
             ahead.block<kBlockBytes, groups_of(kVectors)>(done + b);
@@ -273,10 +273,8 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
                           int64_t first_block, int blocks, const RowScales<T>* x) {
     const int64_t begin = p.group_begin * kGroupVectors, end = p.group_end * kGroupVectors;
     const int step = tile_vectors<T>(tiles.rows(tile_begin)), count = tile_end - tile_begin;
-    const bool shared = tiles.count > 1;
     constexpr int64_t kBytes = panel_bytes(T) / kPanelBlocks;
     const int64_t group_bytes = p.w->group_bytes;
-    BlockScales<T> scales[kRunBlocks];
     for (int64_t v = begin; v < end; v += step) {
         Prefetch ahead{run_start<T>(*p.w, v, first_block) + kAhead,
                        group_bytes,
@@ -284,25 +282,17 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
                        p.rows == 1 ? 0 : 1,
                        group_bytes / kBytes - first_block - kAhead / kBytes,
                        (groups_of(step) - 1) * group_bytes};
-        if (shared) {
+        if (tiles.count > 1) {
             ahead = {v + step < end ? run_start<T>(*p.w, v + step, first_block)
                                     : run_start<T>(*p.w, begin, first_block + blocks),
                      group_bytes, 0, count};
-            for (int i = 0; i < step; ++i) {
-                const int64_t at = smaller(v + i, end - 1);
-                for (int b = 0; b < blocks; b += kPanelBlocks) {
-                    const PanelVector<T> vector{run_start<T>(*p.w, at, first_block + b), vector_lane(at)};
-                    vector.widen_scales(static_cast<int>(smaller(kPanelBlocks, blocks - b)), i, scales + b);
-                }
-            }
         }
         for (int t = tile_begin; t < tile_end; ++t) {
             const Tile tile{v, end, tiles.begin(t), first_block, blocks};
             ahead.share = t - tile_begin;
             with_constant<kTileRows<T>>(tiles.rows(t), [&](auto rows) {
                 quantized_tile<T, tile_vectors<T>(rows()), rows()>(
-                    p, tile, x + scales_begin(tiles, t, tile_begin, blocks), shared ? scales : nullptr,
-                    ahead);
+                    p, tile, x + scales_begin(tiles, t, tile_begin, blocks), ahead);
             });
         }
     }

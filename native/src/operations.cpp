@@ -11,12 +11,8 @@ namespace {
 
 // Two groups of 16 rows make one block of 32 of the next product's input.
 constexpr int64_t kGroupsAtOnce = 2;
-
-// Chunks small enough that threads finish together, large enough that taking one costs nothing.
-int64_t group_grain(int64_t groups, int threads) {
-    const int64_t grain = groups / (int64_t{threads} * 8) / kGroupsAtOnce * kGroupsAtOnce;
-    return std::clamp<int64_t>(grain, kGroupsAtOnce, 16);
-}
+// Gate and up of so many groups are still in the L2 cache when the activation meets them.
+constexpr int64_t kFfnGroups = 32;
 
 bool reads_quantized(std::initializer_list<const Matrix*> matrices) {
     for (const Matrix* m : matrices) {
@@ -27,7 +23,7 @@ bool reads_quantized(std::initializer_list<const Matrix*> matrices) {
 
 void quantize_row(const Step& step, const float* source, int64_t row, int64_t columns) {
     const Operand& x = step.workspace.operand;
-    step.kernels.quantize_row(source, columns, x.q + row * columns, x.scale + row * (columns / 32),
+    step.kernels.quantize_row(source, columns, x.q + row * q_stride(columns), x.scale + row * (columns / 32),
                               x.sum + row * (columns / 32));
 }
 
@@ -52,10 +48,9 @@ void normalize(Worker& worker, const Step& step, const Norm& norm, bool quantize
 void product(Worker& worker, const Step& step, const PackedMatrix& matrix, int rows, float* out,
              int64_t out_stride) {
     const Activations x = step.workspace.operand.view(matrix.columns);
-    worker.dynamic_for(matrix.groups, group_grain(matrix.groups, worker.count()),
-                       [&](int64_t begin, int64_t end) {
-                           step.kernels.matmul(matrix, begin, end, x, rows, out, out_stride);
-                       });
+    worker.guided_for(matrix.groups, kGroupsAtOnce, matrix.groups, [&](int64_t begin, int64_t end) {
+        step.kernels.matmul(matrix, begin, end, x, rows, out, out_stride);
+    });
 }
 
 // hidden += post_norm(update + bias); threads share the rows.
@@ -130,7 +125,7 @@ void AttentionOperation::project(Worker& worker, const Step& step) const {
     const PackedMatrix* parts[] = {block_.q.get(), block_.k.get(), block_.v.get()};
     const Activations x = step.workspace.operand.view(block_.q->columns);
     const int64_t groups = parts[0]->groups + parts[1]->groups + parts[2]->groups;
-    worker.dynamic_for(groups, group_grain(groups, worker.count()), [&](int64_t begin, int64_t end) {
+    worker.guided_for(groups, kGroupsAtOnce, groups, [&](int64_t begin, int64_t end) {
         int64_t first = 0, column = 0;
         for (const PackedMatrix* part : parts) {
             const int64_t from = std::max(begin - first, int64_t{0}),
@@ -234,17 +229,16 @@ void FfnOperation::run(Worker& worker, const Step& step) const {
     float* gate = step.workspace.wide;
     float* up = gate + rows * width;
     const Activations x = step.workspace.operand.view(block_.gate->columns);
-    worker.dynamic_for(block_.gate->groups, group_grain(block_.gate->groups, worker.count()),
-                       [&](int64_t begin, int64_t end) {
-                           step.kernels.matmul(*block_.gate, begin, end, x, rows, gate, width);
-                           step.kernels.matmul(*block_.up, begin, end, x, rows, up, width);
-                           const int64_t from = begin * kGroupRows;
-                           const int64_t count = std::min(end * kGroupRows, width) - from;
-                           for (int64_t row = 0; row < rows; ++row) {
-                               step.kernels.gate_up(block_.activation, gate + row * width + from,
-                                                    up + row * width + from, count);
-                           }
-                       });
+    worker.guided_for(block_.gate->groups, kGroupsAtOnce, kFfnGroups, [&](int64_t begin, int64_t end) {
+        step.kernels.matmul(*block_.gate, begin, end, x, rows, gate, width);
+        step.kernels.matmul(*block_.up, begin, end, x, rows, up, width);
+        const int64_t from = begin * kGroupRows;
+        const int64_t count = std::min(end * kGroupRows, width) - from;
+        for (int64_t row = 0; row < rows; ++row) {
+            step.kernels.gate_up(block_.activation, gate + row * width + from, up + row * width + from,
+                                 count);
+        }
+    });
     // The operand is free again: every thread has passed the barrier.
     const auto [begin, end] = worker.share(rows);
     for (int64_t row = begin; row < end; ++row) {

@@ -52,7 +52,7 @@ int64_t Workspace::lay_out(int64_t rows, int threads, uint8_t* base) {
     operand.width = need.operand;
     const int64_t blocks = (need.operand + 31) / 32;
     take(operand.f32, rows * need.operand);
-    take(operand.q, rows * blocks * 32);
+    take(operand.q, rows * (blocks * 32 + 64));
     take(operand.scale, rows * blocks);
     take(operand.sum, rows * blocks);
     take(wide, rows * need.wide);

@@ -3,6 +3,7 @@
 // not one per operation.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -30,6 +31,11 @@ class Worker {
     // Calls body(begin, end) on chunks of at most `grain` items until all n are taken; ends with a barrier.
     template <typename Body>
     void dynamic_for(int64_t n, int64_t grain, Body&& body);
+
+    // The same with chunks of `least` to `most` items that shrink towards the end (guided self-scheduling,
+    // Polychronopoulos and Kuck 1987): for bodies that pay for each chunk.
+    template <typename Body>
+    void guided_for(int64_t n, int64_t least, int64_t most, Body&& body);
 
  private:
     ThreadPool& pool_;
@@ -68,6 +74,21 @@ void Worker::dynamic_for(int64_t n, int64_t grain, Body&& body) {
         const int64_t begin = pool_.cursor_.fetch_add(grain, std::memory_order_relaxed);
         if (begin >= n) break;
         body(begin, begin + grain < n ? begin + grain : n);
+    }
+    barrier();
+}
+
+template <typename Body>
+void Worker::guided_for(int64_t n, int64_t least, int64_t most, Body&& body) {
+    auto& cursor = pool_.cursor_;
+    for (;;) {
+        int64_t begin = cursor.load(std::memory_order_relaxed), end;
+        do {
+            const int64_t fair = (n - begin) / (2 * count()) / least * least;
+            end = std::min(begin + std::max(least, std::min(fair, most)), n);
+        } while (begin < n && !cursor.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+        if (begin >= n) break;
+        body(begin, end);
     }
     barrier();
 }
