@@ -1,303 +1,210 @@
 // Attention of some query rows of one sequence over one KV head's pages; prefill and decode are the same
 // code.
 //
-// Definition: keys are taken in tiles of 64 positions that start at multiples of 64. A score is the sum over
-// d, in order, of fma(k[d], q[d], .), times `scale`. Online softmax per tile: m' = max(m, tile's maximum), o
-// = o * exp(m - m') + sum over the tile's positions in order of exp(s - m') v, l likewise in 16 lanes
-// (position modulo 16). A tile in which a query sees no position is skipped for it. So a query's result
-// depends on nothing but its own keys: not on the rows beside it, the chunk it came in or the batch. Online
-// softmax: Milakov and Gimelshein 2018; tiling: Dao et al. 2022.
+// Definition: keys are taken in segments that start at multiples of the query's segment size
+// (attention_segment) and, in them, in tiles of 64 positions that start at multiples of 64. A score is the
+// sum over d, in order, of fma(k[d], q[d], .), times scale * log2(e). Online softmax per tile: m' = max(m,
+// tile's maximum), o = o * 2^(m - m') + sum over the tile's positions in order of 2^(s - m') v, l likewise in
+// 16 lanes (position modulo 16). A tile in which a query sees no position is skipped for it. The segments'
+// (o, l, m) are folded in order. So a query's result depends on nothing but its own keys and position: not
+// on the rows beside it, the chunk it came in, the batch, or how segments were shared between threads.
+// Online softmax: Milakov and Gimelshein 2018; tiling: Dao et al. 2022.
 #pragma once
 
-#include <limits>
+#include <type_traits>
 
-#include "kernels/elementwise.h"
+#include "kernels/attention_tile.h"
 
 namespace tandem::TANDEM_ISA {
 
-inline constexpr int kTilePages = 4;
-inline constexpr int kTile = kTilePages * kPageSize;
-static_assert(kPageSize == kLanes, "a page's positions are the lanes of one vector");
-
-// Query vectors that share the loads of a tile; bounded by the registers.
-#if defined(__AVX512F__)
-inline constexpr int kQueryTile = 4;
-#else
-inline constexpr int kQueryTile = 2;
-#endif
-
-// How pages store elements. kBlock dimensions share a scale; 0: there are no scales.
-struct KvF32 {
-    using Element = float;
-    static constexpr int kBlock = 0;
-    TANDEM_INLINE static F32x16 load(const float* p) { return TANDEM_ISA::load(p); }
-};
-struct KvF16 {
-    using Element = uint16_t;
-    static constexpr int kBlock = 0;
-    TANDEM_INLINE static F32x16 load(const uint16_t* p) { return load_f16(p); }
-};
-struct KvQ8 {
-    using Element = int8_t;
-    static constexpr int kBlock = 32;
-    TANDEM_INLINE static F32x16 load(const int8_t* p) { return load_i8(p); }
-};
-
-// The scales behind a page's int8 values.
-TANDEM_INLINE const uint16_t* scales_of(const int8_t* page, int head_dim) {
-    return reinterpret_cast<const uint16_t*>(page + head_dim * kPageSize);
-}
-
-// sum[i][p] = sum over dimensions [begin, end), in order, of keys times query.
-template <typename Kv, int N, int P>
-TANDEM_INLINE void add_dimensions(const float* const* queries, const typename Kv::Element* const* page,
-                                  int begin, int end, F32x16 (&sum)[N][P]) {
-    for (int d = begin; d < end; ++d) {
-        F32x16 k[P];
-        for (int p = 0; p < P; ++p) k[p] = Kv::load(page[p] + d * kPageSize);
-        for (int i = 0; i < N; ++i) {
-            const F32x16 q = splat(queries[i][d]);
-            for (int p = 0; p < P; ++p) sum[i][p] = fma(k[p], q, sum[i][p]);
-        }
-    }
-}
-
-template <int N, int P>
-TANDEM_INLINE void clear(F32x16 (&sum)[N][P]) {
-    for (int i = 0; i < N; ++i) {
-        for (int p = 0; p < P; ++p) sum[i][p] = splat(0.0f);
-    }
-}
-
-// scores[i][position in tile] for N queries; pages whose pointer is null are not read.
-template <typename Kv, int N>
-inline void tile_scores(const float* const* queries, const typename Kv::Element* const* keys, int head_dim,
-                        float factor, float cap, float* scores) {
-    using Element = typename Kv::Element;
-    constexpr int kPagesAtOnce = N * kLanes >= 64 && Kv::kBlock == 0 ? 4 : 2;
-    for (int first = 0; first < kTilePages; first += kPagesAtOnce) {
-        const Element* page[kPagesAtOnce];
-        const Element* any = nullptr;
-        for (int p = 0; p < kPagesAtOnce; ++p) any = keys[first + p] ? keys[first + p] : any;
-        if (!any) continue;
-        for (int p = 0; p < kPagesAtOnce; ++p) page[p] = keys[first + p] ? keys[first + p] : any;
-        F32x16 sum[N][kPagesAtOnce];
-        clear(sum);
-        if constexpr (Kv::kBlock == 0) {
-            add_dimensions<Kv>(queries, page, 0, head_dim, sum);
-        } else {
-            for (int d = 0; d < head_dim; d += Kv::kBlock) {
-                F32x16 part[N][kPagesAtOnce];
-                clear(part);
-                add_dimensions<Kv>(queries, page, d, d + Kv::kBlock, part);
-                for (int p = 0; p < kPagesAtOnce; ++p) {
-                    const F32x16 scale = load_f16(scales_of(page[p], head_dim) + d / Kv::kBlock * kPageSize);
-                    for (int i = 0; i < N; ++i) sum[i][p] = fma(part[i][p], scale, sum[i][p]);
-                }
-            }
-        }
-        for (int i = 0; i < N; ++i) {
-            for (int p = 0; p < kPagesAtOnce; ++p) {
-                F32x16 s = sum[i][p] * splat(factor);
-                if (cap > 0.0f) s = capped(s, cap);
-                store(scores + i * kTile + (first + p) * kPageSize, s);
-            }
-        }
-    }
-}
-
-// The factor of a value's block at a position: its scale, or 1.
-template <typename Kv>
-TANDEM_INLINE float value_scale(const typename Kv::Element* page, int slot, int d, int head_dim) {
-    if constexpr (Kv::kBlock == 0) {
-        return 1.0f;
-    } else {
-        return f16_value(scales_of(page, head_dim)[slot * (head_dim / Kv::kBlock) + d / Kv::kBlock]);
-    }
-}
-
-// V vectors of dimensions [d, d + 16 V): sum[i][j] gains weights[i][position] * v over positions [begin,
-// end), in order.
-template <typename Kv, int N, int V>
-TANDEM_INLINE void add_positions(const float* const* weights, const typename Kv::Element* const* values,
-                                 int begin, int end, int d, int padded_dim, F32x16 (&sum)[N][V]) {
-    for (int position = begin; position < end; ++position) {
-        const int slot = position % kPageSize;
-        const auto* page = values[position / kPageSize];
-        for (int j = 0; j < V; ++j) {
-            const F32x16 row = Kv::load(page + slot * padded_dim + d + j * kLanes);
-            const float scale = value_scale<Kv>(page, slot, d + j * kLanes, padded_dim);
-            for (int i = 0; i < N; ++i) sum[i][j] = fma(row, splat(weights[i][position] * scale), sum[i][j]);
-        }
-    }
-}
-
-// out[i] += sum over positions [begin, end) of the tile, in order, of weights[i][position] * v[position].
-template <typename Kv, int N>
-inline void tile_values(const float* const* weights, const typename Kv::Element* const* values, int begin,
-                        int end, int padded_dim, float* const* out) {
-    const auto vectors = [&]<int V>(int d) {
-        F32x16 sum[N][V];
-        for (int i = 0; i < N; ++i) {
-            for (int j = 0; j < V; ++j) sum[i][j] = load(out[i] + d + j * kLanes);
-        }
-        add_positions<Kv>(weights, values, begin, end, d, padded_dim, sum);
-        for (int i = 0; i < N; ++i) {
-            for (int j = 0; j < V; ++j) store(out[i] + d + j * kLanes, sum[i][j]);
-        }
-    };
-    constexpr int kVectors = N * kLanes >= 64 ? 4 : 2;
-    int d = 0;
-    for (; d + kVectors * kLanes <= padded_dim; d += kVectors * kLanes)
-        vectors.template operator()<kVectors>(d);
-    for (; d < padded_dim; d += kLanes) vectors.template operator()<1>(d);
-}
-
-// Running state of one query vector, in the task's scratch.
-struct QueryState {
-    float* out;      // [padded head_dim], unnormalized
-    float* weights;  // [kTile] scores, then exponentials
-    float* lanes;    // [16] sums of the exponentials
-    float maximum;
-};
-
 template <typename Kv>
 class AttentionRun {
-    using T = typename Kv::Element;
+    using Element = typename Kv::Element;
 
  public:
     explicit AttentionRun(const AttentionTask& task)
-        : task_(task), padded_((task.head_dim + kLanes - 1) / kLanes * kLanes) {}
+        : task_(task),
+          form_(task),
+          padded_(static_cast<int>(whole_vectors(task.head_dim))),
+          queries_(task.rows * task.heads_per_kv),
+          segment_(attention_segment(task.position, task.window)),
+          converted_(task.scratch + 2 * queries_ * QueryState::floats(padded_)),
+          scales_(converted_ + 2 * kTilePages * converted_page(padded_)) {}
 
+    // Everything that the rows see, normalized into the task's output.
     void run() {
+        float* states = task_.scratch;
+        float* totals = states + queries_ * QueryState::floats(padded_);
+        const int first = first_visible(task_.position), last = task_.position + task_.rows - 1;
+        const int begin = first / segment_, end = last / segment_;
+        for (int s = begin; s <= end; ++s) {
+            segment(s, states);
+            if (begin == end) break;
+            for (int i = 0; i < queries_; ++i) {
+                const int own = first_visible(position(i)) / segment_;
+                if (s < own || position(i) < s * segment_) continue;
+                if (s == own) {
+                    std::memcpy(at(totals, i).out, at(states, i).out,
+                                static_cast<size_t>(QueryState::floats(padded_)) * sizeof(float));
+                } else {
+                    at(totals, i).fold(at(states, i), padded_);
+                }
+            }
+        }
+        for (int i = 0; i < queries_; ++i) {
+            at(begin == end ? states : totals, i)
+                .finish(task_.head_dim, task_.out + (i / task_.heads_per_kv) * task_.out_stride +
+                                            (i % task_.heads_per_kv) * task_.head_dim);
+        }
+    }
+
+    // What the rows see of one segment, left in `states`.
+    void segment(int index, float* states) {
+        for (int i = 0; i < queries_; ++i) at(states, i).clear(padded_);
         const int last = task_.position + task_.rows - 1;
+        int begin = index * segment_, end = begin + segment_;
         const int first = first_visible(task_.position);
-        clear();
-        for (int start = first / kTile * kTile; start <= last; start += kTile) tile(start, first, last);
-        finish();
+        begin = begin < first ? first : begin;
+        end = end > last + 1 ? last + 1 : end;
+        for (int start = begin / kTile * kTile; start < end; start += kTile) {
+            const KvTile<Kv> here = tile(start, begin, end);
+            if constexpr (!std::is_same_v<Kv, KvF32>) {
+                if (queries_ > kInPlace) {
+                    run_tile(start, convert_tile(here, task_.head_dim, converted_), states);
+                    continue;
+                }
+            }
+            run_tile(start, here, states);
+        }
     }
 
  private:
+    // Up to so many queries read the pages as they are; more have them converted once.
+    static constexpr int kInPlace = 2 * kQueryTile;
+
     int first_visible(int position) const {
         return task_.window > 0 && position >= task_.window ? position - task_.window + 1 : 0;
     }
-    int queries() const { return task_.rows * task_.heads_per_kv; }
+    int position(int i) const { return task_.position + i / task_.heads_per_kv; }
+    QueryState at(float* states, int i) const { return {states + i * QueryState::floats(padded_), padded_}; }
     const float* query(int i) const {
         return task_.q + (i / task_.heads_per_kv) * task_.q_stride +
                (i % task_.heads_per_kv) * task_.head_dim;
     }
-    QueryState state(int i) const {
-        float* base = task_.scratch + int64_t{i} * (padded_ + kTile + kLanes + 1);
-        return {base, base + padded_, base + padded_ + kTile, base[padded_ + kTile + kLanes]};
-    }
-    void set_maximum(int i, float m) const {
-        task_.scratch[int64_t{i} * (padded_ + kTile + kLanes + 1) + padded_ + kTile + kLanes] = m;
+    const uint8_t* page(const uint8_t* base, int logical) const {
+        return base + task_.pages[logical - task_.first_page] * task_.page_stride;
     }
 
-    void clear() const {
-        for (int i = 0; i < queries(); ++i) {
-            const QueryState s = state(i);
-            std::memset(s.out, 0, padded_ * sizeof(float));
-            std::memset(s.lanes, 0, kLanes * sizeof(float));
-            set_maximum(i, -std::numeric_limits<float>::infinity());
+    // The tile at `start` as far as it lies in positions [begin, end), and what comes after it there.
+    KvTile<Kv> tile(int start, int begin, int end) const {
+        KvTile<Kv> t{};
+        const int first = start / kPageSize, stop = (end + kPageSize - 1) / kPageSize;
+        t.begin = begin > start ? (begin - start) / kPageSize : 0;
+        t.end = smaller_int(kTilePages, stop - first);
+        t.value_scales = scales_;
+        for (int p = t.begin; p < t.end; ++p) {
+            const int ahead = first + p + kTilePages < stop ? first + p + kTilePages : first + p;
+            t.keys[p] = reinterpret_cast<const Element*>(page(task_.keys, first + p));
+            t.values[p] = reinterpret_cast<const Element*>(page(task_.values, first + p));
+            t.keys_ahead[p] = reinterpret_cast<const Element*>(page(task_.keys, ahead));
+            t.values_ahead[p] = reinterpret_cast<const Element*>(page(task_.values, ahead));
+            if constexpr (Kv::kBlock > 0)
+                convert_scales(t.values[p], task_.head_dim,
+                               scales_ + p * kPageSize * (task_.head_dim / Kv::kBlock));
+        }
+        return t;
+    }
+    static int smaller_int(int a, int b) { return a < b ? a : b; }
+
+    // The queries that see something of the tile, in even register tiles.
+    template <typename Stored>
+    void run_tile(int start, const KvTile<Stored>& tile, float* states) const {
+        const int heads = task_.heads_per_kv;
+        const int begin = start > task_.position ? (start - task_.position) * heads : 0;
+        int end = queries_;
+        while (end > begin && first_visible(position(end - 1)) >= start + kTile) end -= heads;
+        const int n = end - begin, parts = (n + kQueryTile - 1) / kQueryTile;
+        for (int part = 0; part < parts; ++part) {
+            const int from = begin + n * part / parts, to = begin + n * (part + 1) / parts;
+            some_of<Stored, kQueryTile>(to - from, from, start, tile, states);
         }
     }
 
-    void tile(int start, int first, int last) const {
-        const T* keys[kTilePages];
-        const T* values[kTilePages];
-        for (int p = 0; p < kTilePages; ++p) {
-            const int page_start = start + p * kPageSize;
-            if (page_start > last || page_start + kPageSize <= first) {
-                keys[p] = values[p] = nullptr;
-                continue;
-            }
-            const int64_t physical = task_.pages[page_start / kPageSize - task_.first_page];
-            keys[p] = reinterpret_cast<const T*>(task_.keys + physical * task_.page_stride);
-            values[p] = reinterpret_cast<const T*>(task_.values + physical * task_.page_stride);
+    template <typename Stored, int N>
+    void some_of(int count, int i, int start, const KvTile<Stored>& tile, float* states) const {
+        if (count == N) {
+            some<Stored, N>(i, start, tile, states);
+        } else if constexpr (N > 1) {
+            some_of<Stored, N - 1>(count, i, start, tile, states);
         }
-        // Queries of one row see the same keys; rows that see nothing of this tile leave it out.
-        int i = 0;
-        const int n = queries();
-        while (i < n && task_.position + i / task_.heads_per_kv < start)
-            i = (i / task_.heads_per_kv + 1) * task_.heads_per_kv;
-        int end = n;
-        while (end > i && first_visible(task_.position + (end - 1) / task_.heads_per_kv) >= start + kTile) {
-            end = (end - 1) / task_.heads_per_kv * task_.heads_per_kv;
-        }
-        for (; i + kQueryTile <= end; i += kQueryTile) part<kQueryTile>(i, start, keys, values);
-        for (; i < end; ++i) part<1>(i, start, keys, values);
     }
 
-    template <int N>
-    void part(int i, int start, const T* const* keys, const T* const* values) const {
+    template <typename Stored, int N>
+    void some(int i, int start, const KvTile<Stored>& tile, float* states) const {
         const float* q[N];
-        float* weights[N];
         float* out[N];
+        QueryState own[N];
+        Visible visible[N];
         alignas(64) float scores[N * kTile];
-        for (int j = 0; j < N; ++j) q[j] = query(i + j);
-        tile_scores<Kv, N>(q, keys, task_.head_dim, task_.scale, task_.softcap, scores);
-        int begin = kTile, end = 0;
+        alignas(64) float correction[kLanes];
         for (int j = 0; j < N; ++j) {
-            const QueryState s = state(i + j);
-            weights[j] = s.weights;
-            out[j] = s.out;
-            const int position = task_.position + (i + j) / task_.heads_per_kv;
-            int from = first_visible(position) - start, to = position + 1 - start;
-            from = from < 0 ? 0 : from;
-            to = to > kTile ? kTile : to;
-            softmax(i + j, s, scores + j * kTile, from, to);
-            begin = from < begin ? from : begin;
-            end = to > end ? to : end;
+            q[j] = query(i + j);
+            own[j] = at(states, i + j);
+            out[j] = own[j].out;
+            const int p = position(i + j);
+            visible[j] = {clamped(first_visible(p) - start), clamped(p + 1 - start)};
         }
-        tile_values<Kv, N>(weights, values, begin, end, padded_, out);
+        const int begin = visible[0].from, end = visible[N - 1].to;
+        tile_scores<Stored, N>(q, tile, begin / kPageSize, (end + kPageSize - 1) / kPageSize, task_.head_dim,
+                               form_, scores);
+        tile_softmax<N>(own, visible, scores, correction);
+        tile_values<Stored, N>(scores, tile, begin, end, padded_, correction, out);
     }
-
-    // Takes the scores of positions [from, to) of the tile into the running maximum and sums.
-    void softmax(int i, const QueryState& s, float* scores, int from, int to) const {
-        const float masked = -std::numeric_limits<float>::infinity();
-        for (int t = 0; t < from; ++t) scores[t] = masked;
-        for (int t = to; t < kTile; ++t) scores[t] = masked;
-        F32x16 top = load(scores);
-        for (int t = kLanes; t < kTile; t += kLanes) top = max(top, load(scores + t));
-        const float highest = reduce_max(top);
-        const float maximum = s.maximum > highest ? s.maximum : highest;
-        const F32x16 correction = exp(splat(s.maximum - maximum));
-        F32x16 sum = load(s.lanes) * correction;
-        for (int t = 0; t < kTile; t += kLanes) {
-            const F32x16 w = exp(load(scores + t) - splat(maximum));
-            store(s.weights + t, w);
-            sum = sum + w;
-        }
-        store(s.lanes, sum);
-        for (int d = 0; d < padded_; d += kLanes) store(s.out + d, load(s.out + d) * correction);
-        set_maximum(i, maximum);
-    }
-
-    void finish() const {
-        for (int i = 0; i < queries(); ++i) {
-            const QueryState s = state(i);
-            const F32x16 inverse = splat(1.0f / reduce_add(load(s.lanes)));
-            float* out = task_.out + (i / task_.heads_per_kv) * task_.out_stride +
-                         (i % task_.heads_per_kv) * task_.head_dim;
-            for_each_vector(task_.head_dim,
-                            [&](int64_t d, int64_t m) { store_upto(out + d, load(s.out + d) * inverse, m); });
-        }
-    }
+    static int clamped(int t) { return t < 0 ? 0 : t > kTile ? kTile : t; }
 
     const AttentionTask& task_;
-    const int padded_;
+    const ScoreForm form_;
+    const int padded_, queries_, segment_;
+    float* const converted_;  // a tile's pages in float32
+    float* const scales_;     // of its values
 };
+
+template <typename Kv>
+inline void attend(const AttentionTask& task) {
+    if (task.segment >= 0) {
+        AttentionRun<Kv>(task).segment(task.segment, task.states);
+        return;
+    }
+    // Rows of equal segment size together.
+    AttentionTask part = task;
+    for (int done = 0; done < task.rows; done += part.rows) {
+        part.position = task.position + done;
+        part.q = task.q + done * task.q_stride;
+        part.out = task.out + done * task.out_stride;
+        const int size = attention_segment(part.position, task.window);
+        part.rows = task.rows - done;
+        while (attention_segment(part.position + part.rows - 1, task.window) != size) --part.rows;
+        AttentionRun<Kv>(part).run();
+    }
+}
 
 inline void attention(const AttentionTask& task) {
     switch (task.type) {
         case KvType::kF32:
-            return AttentionRun<KvF32>(task).run();
+            return attend<KvF32>(task);
         case KvType::kF16:
-            return AttentionRun<KvF16>(task).run();
+            return attend<KvF16>(task);
         case KvType::kQ8_0:
-            return AttentionRun<KvQ8>(task).run();
+            return attend<KvQ8>(task);
     }
+}
+
+// Folds one query's states of consecutive segments, `stride` floats apart, in order; they are overwritten.
+inline void fold_attention(float* states, int segments, int64_t stride, int head_dim, float* out) {
+    const int64_t padded = whole_vectors(head_dim);
+    const QueryState total(states, padded);
+    for (int s = 1; s < segments; ++s) total.fold({states + s * stride, padded}, padded);
+    total.finish(head_dim, out);
 }
 
 }  // namespace tandem::TANDEM_ISA

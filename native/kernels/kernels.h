@@ -29,6 +29,16 @@ struct Activations {
 // KiB apart, those would share a few sets of the L1 cache and push each other out.
 constexpr int64_t q_stride(int64_t columns) { return columns % 1024 == 0 ? columns + 64 : columns; }
 
+// A query's keys are taken in segments of this many positions, starting at multiples of it, that threads may
+// share: a quantity of its own position and window alone, so that its result is. At most kMostSegments.
+inline constexpr int kMostSegments = 17;
+inline int attention_segment(int position, int window) {
+    const int seen = window > 0 && window <= position ? window : position + 1;
+    int size = 256;
+    while (size * (kMostSegments - 1) < seen) size *= 2;
+    return size;
+}
+
 // Keys and values of one layer and KV head inside a pool: a page holds K as [head_dim][page_size] (positions
 // are lanes) and V as [page_size][head_dim].
 struct AttentionTask {
@@ -49,6 +59,11 @@ struct AttentionTask {
     int first_page;
     KvType type;
     float* scratch;  // attention_scratch(...) floats
+    // Negative: all that the rows see. Otherwise only this segment, left unfinished in `states`, one of
+    // attention_state(head_dim) floats for each query, for fold_attention; the rows' segments must be equally
+    // long.
+    int segment;
+    float* states;
 };
 
 struct Kernels {
@@ -71,12 +86,16 @@ struct Kernels {
     void (*store_kv)(KvType type, const float* k, const float* v, int head_dim, int slot, uint8_t* k_page,
                      uint8_t* v_page);
     void (*attention)(const AttentionTask& task);
+    // Folds one query's states of consecutive segments, `stride` floats apart; overwrites them.
+    void (*fold_attention)(float* states, int segments, int64_t stride, int head_dim, float* out);
 };
 
 inline constexpr int kPageSize = 16;
 
-// Floats of scratch that Kernels::attention needs for one task of `rows` rows.
-int64_t attention_scratch(int rows, int heads_per_kv, int head_dim);
+// Floats of one query's state, and of the scratch that Kernels::attention needs for a task of `queries` rows
+// times heads.
+int64_t attention_state(int head_dim);
+int64_t attention_scratch(int queries, int head_dim);
 
 const Kernels& scalar_kernels();
 const Kernels& avx2_kernels();

@@ -56,6 +56,10 @@ TANDEM_INLINE F32x16 exp2_int(F32x16 n) {
     return {_mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
+// 2^(n - 127) for the n in [0, 254] in the low bits of the lanes' representation; 0 for n = 0.
+TANDEM_INLINE F32x16 exp2_low_bits(F32x16 a) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 23))};
+}
 TANDEM_INLINE F32x16 load_f16(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
@@ -125,6 +129,10 @@ TANDEM_INLINE F32x16 exp2_int(F32x16 n) {
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.lo), bias), 23)),
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.hi), bias), 23)),
     };
+}
+TANDEM_INLINE F32x16 exp2_low_bits(F32x16 a) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.lo), 23)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.hi), 23))};
 }
 TANDEM_INLINE F32x16 load_f16(const uint16_t* p) {
     const auto* q = reinterpret_cast<const __m128i*>(p);
@@ -207,6 +215,16 @@ TANDEM_INLINE F32x16 round(F32x16 a) {
 TANDEM_INLINE F32x16 exp2_int(F32x16 n) {
     return each_lane([&](int i) {
         const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+        float r;
+        std::memcpy(&r, &bits, sizeof r);
+        return r;
+    });
+}
+TANDEM_INLINE F32x16 exp2_low_bits(F32x16 a) {
+    return each_lane([&](int i) {
+        uint32_t bits;
+        std::memcpy(&bits, &a.v[i], sizeof bits);
+        bits <<= 23;
         float r;
         std::memcpy(&r, &bits, sizeof r);
         return r;
@@ -297,13 +315,39 @@ TANDEM_INLINE float reduce_add(F32x16 a) {
 #endif
 }
 
+// A tree like reduce_add's.
 TANDEM_INLINE float reduce_max(F32x16 a) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    const __m256 s8 = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+#else
+    const __m256 s8 = _mm256_max_ps(a.lo, a.hi);
+#endif
+    const __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
+    return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
+#else
     float s[kLanes];
-    store(s, a);
-    float m = s[0];
-    for (int i = 1; i < kLanes; ++i) m = m > s[i] ? m : s[i];
-    return m;
+    std::memcpy(s, a.v, sizeof s);
+    for (int width = 8; width > 0; width /= 2) {
+        for (int i = 0; i < width; ++i) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
+    }
+    return s[0];
+#endif
 }
+
+TANDEM_INLINE float first_lane(F32x16 a) {
+#if defined(__AVX512F__)
+    return _mm512_cvtss_f32(a.v);
+#elif defined(__AVX2__)
+    return _mm256_cvtss_f32(a.lo);
+#else
+    return a.v[0];
+#endif
+}
+
+// Asks for a cache line, into the second level.
+TANDEM_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // Natural exponential for x <= 88; below -87.3 it is exactly 0, so that masked scores (-infinity) vanish.
 // Cody-Waite reduction and the degree-6 minimax polynomial of Cephes' expf; error under 2 ulp.

@@ -21,6 +21,7 @@ inline Kernels make_table(const char* name) {
         .rope = rope,
         .store_kv = store_kv,
         .attention = attention,
+        .fold_attention = fold_attention,
     };
 }
 

@@ -6,9 +6,14 @@
 
 namespace tandem {
 
-int64_t attention_scratch(int rows, int heads_per_kv, int head_dim) {
-    constexpr int tile = 64, lanes = 16, maximum = 1;
-    return int64_t{rows} * heads_per_kv * ((head_dim + 15) / 16 * 16 + tile + lanes + maximum);
+int64_t attention_state(int head_dim) { return (head_dim + 15) / 16 * 16 + 32; }
+
+// Two states a query, and a tile's keys, values and values' scales in float32.
+int64_t attention_scratch(int queries, int head_dim) {
+    constexpr int pages = 4;
+    const int64_t vectors = (head_dim + 15) / 16 * 16;
+    return 2 * queries * attention_state(head_dim) + 2 * pages * (vectors + 1) * kPageSize +
+           pages * kPageSize * ((head_dim + 31) / 32);
 }
 
 namespace {

@@ -74,8 +74,6 @@ float* partial(const Step& step, int slice) {
 
 }  // namespace
 
-int attention_rows_per_task(int heads_per_kv) { return std::max(1, 16 / heads_per_kv); }
-
 void fill_rope_tables(Worker& worker, const Step& step) {
     const Workspace& ws = step.workspace;
     const auto [begin, end] = worker.share(step.batch.rows());
@@ -107,15 +105,19 @@ void AttentionOperation::run(Worker& worker, const Step& step) const {
     normalize(worker, step, block_.norm, reads_quantized({&block_.q, &block_.k, &block_.v}));
     project(worker, step);
     rotate_and_store(worker, step);
-    attend(worker, step);
+    const AttentionUnits units(step.batch, block_.kv_heads, block_.heads / block_.kv_heads, block_.window,
+                               worker.count());
+    attend(worker, step, units);
+    if (units.any_split()) fold(worker, step, units);
     const int64_t columns = block_.o->columns;
-    if (is_quantized(block_.o->type)) {
+    const bool quantized = is_quantized(block_.o->type);
+    if (quantized) {
         const auto [begin, end] = worker.share(step.batch.rows());
         for (int64_t row = begin; row < end; ++row) {
             quantize_row(step, step.workspace.operand.f32 + row * columns, row, columns);
         }
-        worker.barrier();
     }
+    if (quantized || units.any_split()) worker.barrier();
     float* out = block_.partial < 0 ? step.workspace.output : partial(step, block_.partial);
     product(worker, step, *block_.o, step.batch.rows(), out, step.buffers.width);
     if (block_.partial < 0) add_to_residual(worker, step, block_.post_norm, block_.o_bias);
@@ -175,51 +177,58 @@ void AttentionOperation::rotate_and_store(Worker& worker, const Step& step) cons
     worker.barrier();
 }
 
-void AttentionOperation::attend(Worker& worker, const Step& step) const {
+void AttentionOperation::attend(Worker& worker, const Step& step, AttentionUnits units) const {
     const int per_kv = block_.heads / block_.kv_heads, group = block_.pool->group();
-    const int rows_per_task = attention_rows_per_task(per_kv);
-    // Tasks are numbered (sequence, row chunk, kv head); each thread finds its task by walking the sequences.
-    int64_t tasks = 0;
-    for (int s = 0; s < step.batch.sequences(); ++s) {
-        tasks += int64_t{(step.batch.sequence(s).rows + rows_per_task - 1) / rows_per_task} * block_.kv_heads;
-    }
-    int sequence = 0;
-    int64_t first_task = 0;
-    worker.dynamic_for(tasks, 1, [&](int64_t begin, int64_t) {
-        for (;; ++sequence) {
-            const int64_t here =
-                int64_t{(step.batch.sequence(sequence).rows + rows_per_task - 1) / rows_per_task} *
-                block_.kv_heads;
-            if (begin < first_task + here) break;
-            first_task += here;
-        }
-        const auto& place = step.batch.sequence(sequence);
-        const int chunk = static_cast<int>((begin - first_task) / block_.kv_heads);
-        const int kv_head = static_cast<int>((begin - first_task) % block_.kv_heads);
-        const int64_t row = place.first_row + int64_t{chunk} * rows_per_task;
+    const int64_t state = attention_state(block_.head_dim);
+    worker.dynamic_for(units.count(), 1, [&](int64_t begin, int64_t) {
+        const AttentionUnit unit = units.at(begin);
+        const int64_t first_head = int64_t{unit.kv_head} * per_kv * block_.head_dim;
+        const int segment = unit.segment < 0 ? -1 : units.first_segment(unit.position) + unit.segment;
         step.kernels.attention({
-            .q = step.workspace.wide + row * row_width() + int64_t{kv_head} * per_kv * block_.head_dim,
-            .out = step.workspace.operand.f32 + row * block_.o->columns +
-                   int64_t{kv_head} * per_kv * block_.head_dim,
+            .q = step.workspace.wide + unit.row * row_width() + first_head,
+            .out = step.workspace.operand.f32 + unit.row * block_.o->columns + first_head,
             .q_stride = row_width(),
             .out_stride = block_.o->columns,
-            .rows = std::min(rows_per_task, place.rows - chunk * rows_per_task),
-            .position = place.length - place.rows + chunk * rows_per_task,
+            .rows = unit.rows,
+            .position = unit.position,
             .heads_per_kv = per_kv,
             .head_dim = block_.head_dim,
             .window = block_.window,
             .scale = block_.scale,
             .softcap = block_.softcap,
-            .keys = block_.pool->keys(block_.layer_index, kv_head),
-            .values = block_.pool->values(block_.layer_index, kv_head),
+            .keys = block_.pool->keys(block_.layer_index, unit.kv_head),
+            .values = block_.pool->values(block_.layer_index, unit.kv_head),
             .page_stride = block_.pool->page_stride(),
-            .pages = step.batch.pages(sequence, group),
-            .first_page = step.batch.first_page(sequence, group),
+            .pages = step.batch.pages(unit.sequence, group),
+            .first_page = step.batch.first_page(unit.sequence, group),
             .type = block_.pool->type(),
             .scratch =
                 step.workspace.attention_scratch + worker.index() * step.workspace.need.attention_scratch,
+            .segment = segment,
+            .states = step.workspace.attention_partials + unit.partial * state,
         });
     });
+}
+
+// Puts together what threads computed of the sequences that they shared: this thread's rows.
+void AttentionOperation::fold(Worker& worker, const Step& step, const AttentionUnits& units) const {
+    const int per_kv = block_.heads / block_.kv_heads;
+    const int64_t state = attention_state(block_.head_dim);
+    const auto [begin, end] = worker.share(step.batch.rows());
+    float* partials = step.workspace.attention_partials;
+    for (int s = 0; s < step.batch.sequences(); ++s) {
+        const int segments = units.segments(s);
+        const int64_t row = step.batch.sequence(s).first_row;
+        if (segments > 1 && row >= begin && row < end) {
+            for (int head = 0; head < block_.heads; ++head) {
+                const int64_t first = int64_t{head / per_kv} * segments * per_kv + head % per_kv;
+                step.kernels.fold_attention(
+                    partials + first * state, segments, per_kv * state, block_.head_dim,
+                    step.workspace.operand.f32 + row * block_.o->columns + int64_t{head} * block_.head_dim);
+            }
+        }
+        partials += units.partials(s) * state;
+    }
 }
 
 void FfnOperation::run(Worker& worker, const Step& step) const {

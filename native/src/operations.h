@@ -2,16 +2,13 @@
 // rows (or logits, or partials) visible to all threads.
 #pragma once
 
+#include "src/attention_units.h"
 #include "src/program.h"
 
 namespace tandem {
 
 // Angles of the rows' positions for every rope of the program; threads share the rows.
 void fill_rope_tables(Worker& worker, const Step& step);
-
-// Query rows that one attention task takes: enough to reuse the loads of a page, few enough to spread over
-// threads.
-int attention_rows_per_task(int heads_per_kv);
 
 class EmbedOperation final : public Operation {
  public:
@@ -32,7 +29,8 @@ class AttentionOperation final : public Operation {
     int64_t row_width() const { return block_.q->rows + block_.k->rows + block_.v->rows; }
     void project(Worker& worker, const Step& step) const;
     void rotate_and_store(Worker& worker, const Step& step) const;
-    void attend(Worker& worker, const Step& step) const;
+    void attend(Worker& worker, const Step& step, AttentionUnits units) const;
+    void fold(Worker& worker, const Step& step, const AttentionUnits& units) const;
 
     AttentionBlock block_;
     int rope_table_;

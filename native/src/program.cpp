@@ -17,8 +17,10 @@ void WorkspaceNeed::attention(int64_t hidden, int heads, int kv_heads, int head_
     operand = std::max({operand, hidden, queries});
     wide = std::max(wide, queries + 2 * keys);
     output = std::max(output, hidden);
-    attention_scratch = std::max(
-        attention_scratch, tandem::attention_scratch(attention_rows_per_task(per_kv), per_kv, head_dim));
+    const int64_t scratch = tandem::attention_scratch(attention_unit_rows(per_kv) * per_kv, head_dim);
+    attention_scratch = std::max(attention_scratch, scratch);
+    attention_partials =
+        std::max(attention_partials, attention_partial_states(per_kv) * attention_state(head_dim));
 }
 
 void WorkspaceNeed::ffn(int64_t hidden, int64_t columns) {
@@ -58,6 +60,7 @@ int64_t Workspace::lay_out(int64_t rows, int threads, uint8_t* base) {
     take(wide, rows * need.wide);
     take(output, rows * need.output);
     take(attention_scratch, threads * need.attention_scratch);
+    take(attention_partials, threads * need.attention_partials);
     take(cosines, need.rope_tables * rows * need.rope_half);
     take(sines, need.rope_tables * rows * need.rope_half);
     return offset;

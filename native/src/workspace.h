@@ -21,10 +21,11 @@ struct Operand {
 // Widths that the operations of a program need, collected while blocks are added; also from a plan, before
 // anything is loaded.
 struct WorkspaceNeed {
-    int64_t operand = 0;            // widest product input
-    int64_t wide = 0;               // q + k + v, or gate + up
-    int64_t output = 0;             // widest product output that is not in `wide`
-    int64_t attention_scratch = 0;  // floats per thread
+    int64_t operand = 0;             // widest product input
+    int64_t wide = 0;                // q + k + v, or gate + up
+    int64_t output = 0;              // widest product output that is not in `wide`
+    int64_t attention_scratch = 0;   // floats per thread
+    int64_t attention_partials = 0;  // likewise
     int64_t rope_half = 0;
     int64_t rope_tables = 0;
 
@@ -45,8 +46,9 @@ struct Workspace {
     Operand operand;
     float* wide;
     float* output;
-    float* attention_scratch;  // [threads][need.attention_scratch]
-    float* cosines;            // [tables][rows][rope_half]
+    float* attention_scratch;   // [threads][need.attention_scratch]
+    float* attention_partials;  // [threads][need.attention_partials], shared by all
+    float* cosines;             // [tables][rows][rope_half]
     float* sines;
 
     // Bytes for `rows` rows; lays the pointers out when `base` is given.
