@@ -4,11 +4,13 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/bindings.h"
 #include "src/allocations.h"
 #include "src/lane.h"
+#include "src/packer.h"
 #include "src/program.h"
 #include "src/workspace.h"
 
@@ -22,6 +24,7 @@ namespace {
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Buffer2 = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Buffer3 = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using BatchData = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 Vector vector_of(const Floats& values) { return Vector(values.data(), values.data() + values.shape(0)); }
@@ -41,6 +44,24 @@ struct PyLane : Lane {
         close();
     }
 };
+
+using MatrixSource = std::tuple<int, int64_t, int64_t, ByteArray, bool>;
+
+std::vector<std::shared_ptr<PackedMatrix>> pack_matrices(PyLane& lane, const std::string& isa,
+                                                         const std::vector<MatrixSource>& sources) {
+    const Kernels& kernels = choose_kernels(isa.c_str());
+    std::vector<std::shared_ptr<PackedMatrix>> matrices;
+    std::vector<PackTask> tasks;
+    for (const auto& [type, rows, columns, data, mapped] : sources) {
+        const auto t = static_cast<WeightType>(type);
+        check_source(t, rows, columns, data.size());
+        matrices.push_back(std::make_shared<PackedMatrix>(make_packed(t, rows, columns)));
+        tasks.push_back({matrices.back().get(), data.data(), mapped});
+    }
+    nb::gil_scoped_release release;
+    pack(lane, kernels, tasks);
+    return matrices;
+}
 
 void bind_timeline(nb::module_& m) {
     nb::exception<StepFailed>(m, "StepFailed", PyExc_RuntimeError);
@@ -181,13 +202,20 @@ void bind_lane(nb::module_& m) {
         .def(nb::init<int>(), "threads"_a)
         .def_prop_ro("threads", &PyLane::threads)
         .def("close", &PyLane::close, nb::call_guard<nb::gil_scoped_release>())
+        .def("pack", &pack_matrices, "isa"_a, "matrices"_a,
+             "Packs matrices, each (GGUF type, rows, columns, bytes uint8 [n], mapped), on the lane's "
+             "threads; "
+             "returns PackedMatrix objects in that order. mapped: the bytes are a file's, mapped read-only; "
+             "their "
+             "pages are let go.")
         .def(
             "submit",
             [](PyLane& self, std::shared_ptr<Program> program, const BatchData& batch,
                std::vector<std::pair<std::shared_ptr<Timeline>, uint64_t>> wait,
                std::shared_ptr<Timeline> signal, uint64_t value) {
-                Command command{
-                    std::move(program), batch.data(), batch.shape(0), {}, {std::move(signal), value}};
+                auto work = [program = std::move(program), data = batch.data(), size = batch.shape(0)](
+                                ThreadPool& pool) { program->run(pool, BatchView(data, size)); };
+                Command command{std::move(work), {}, {std::move(signal), value}};
                 for (auto& [timeline, at] : wait) command.wait.push_back({std::move(timeline), at});
                 self.submit(std::move(command));
             },

@@ -30,17 +30,6 @@ nb::ndarray<nb::numpy, T, nb::ndim<2>> new_matrix(int64_t rows, int64_t columns,
     return {data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, owner};
 }
 
-// Throws where `data` is not exactly the GGUF bytes of a rows x columns matrix of this type.
-void check_source(WeightType type, int64_t rows, int64_t columns, const ByteArray& data) {
-    const int64_t expected = source_bytes(type, rows, columns);
-    if (static_cast<int64_t>(data.size()) != expected) {
-        throw std::invalid_argument("a " + std::to_string(rows) + " x " + std::to_string(columns) +
-                                    " matrix of GGUF type " + std::to_string(static_cast<int>(type)) +
-                                    " takes " + std::to_string(expected) + " bytes, not " +
-                                    std::to_string(data.size()));
-    }
-}
-
 // Rows of int8 activations as the kernels read them.
 struct QuantizedRows {
     std::vector<int8_t> q;
@@ -105,7 +94,7 @@ auto quantize_activations(const std::string& isa, const FloatMatrix& x) {
 
 auto dequantize(int type, int64_t rows, int64_t columns, const ByteArray& data) {
     const auto t = static_cast<WeightType>(type);
-    check_source(t, rows, columns, data);
+    check_source(t, rows, columns, data.size());
     float* out;
     auto result = new_matrix<float>(rows, columns, out);
     nb::gil_scoped_release release;
@@ -136,19 +125,28 @@ void bind_matmul(nb::module_& m) {
     nb::class_<PackedMatrix>(m, "PackedMatrix", "A weight matrix in the CPU's own layout.")
         .def(
             "__init__",
-            [](PackedMatrix* self, int type, int64_t rows, int64_t columns, const ByteArray& data) {
+            [](PackedMatrix* self, int type, int64_t rows, int64_t columns, const ByteArray& data,
+               const std::string& isa) {
+                const Kernels& kernels = choose_kernels(isa.c_str());
                 const auto t = static_cast<WeightType>(type);
-                check_source(t, rows, columns, data);
+                check_source(t, rows, columns, data.size());
                 nb::gil_scoped_release release;
                 new (self) PackedMatrix(make_packed(t, rows, columns));
-                repack_groups(*self, data.data(), 0, self->groups);
+                kernels.repack(*self, data.data(), 0, self->groups);
             },
-            nb::arg("type"), nb::arg("rows"), nb::arg("columns"), nb::arg("data"),
-            "Repacks the GGUF bytes `data` of a rows x columns matrix of GGUF type `type`.")
+            nb::arg("type"), nb::arg("rows"), nb::arg("columns"), nb::arg("data"), nb::arg("isa") = "",
+            "Repacks the GGUF bytes `data` of a rows x columns matrix of GGUF type `type`, on this thread.")
         .def_prop_ro("type", [](const PackedMatrix& w) { return static_cast<int>(w.type); })
         .def_ro("rows", &PackedMatrix::rows)
         .def_ro("columns", &PackedMatrix::columns)
         .def_ro("bytes", &PackedMatrix::bytes)
+        .def_prop_ro(
+            "data",
+            [](nb::pointer_and_handle<PackedMatrix> self) {
+                return nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(
+                    self.p->data, {static_cast<size_t>(self.p->bytes)}, self.h);
+            },
+            "The packed bytes, uint8 [bytes].")
         .def("dequantize", &packed_rows,
              "All rows as float32 [rows, columns], read back from the packed layout.");
     m.def("matmul", &matmul, nb::arg("isa"), nb::arg("weights"), nb::arg("x"), nb::arg("groups_at_once") = 0,

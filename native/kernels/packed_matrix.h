@@ -20,6 +20,7 @@
 // does not have are zero bytes. A group of a float type is [columns][16] values, padded to 64 bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -92,7 +93,32 @@ constexpr int64_t float_bytes(WeightType t) { return t == WeightType::kF32 ? 4 :
 struct SourceBlock {
     int columns, bytes;
 };
-SourceBlock source_block(WeightType t);
+constexpr SourceBlock source_block(WeightType t) {
+    switch (t) {
+        case WeightType::kF32:
+            return {1, 4};
+        case WeightType::kF16:
+        case WeightType::kBF16:
+            return {1, 2};
+        case WeightType::kQ4_0:
+            return {32, 18};
+        case WeightType::kQ4_1:
+            return {32, 20};
+        case WeightType::kQ5_0:
+            return {32, 22};
+        case WeightType::kQ5_1:
+            return {32, 24};
+        case WeightType::kQ8_0:
+            return {32, 34};
+        case WeightType::kQ4_K:
+            return {256, 144};
+        case WeightType::kQ5_K:
+            return {256, 176};
+        case WeightType::kQ6_K:
+            return {256, 210};
+    }
+    return {0, 0};  // not a type that products take
+}
 
 struct PackedMatrix {
     WeightType type;
@@ -108,14 +134,13 @@ struct PackedMatrix {
 // an empty matrix and for columns that are not whole source blocks.
 int64_t source_bytes(WeightType type, int64_t rows, int64_t columns);
 
+// Throws std::invalid_argument where `bytes` are not exactly those, and as source_bytes does.
+void check_source(WeightType type, int64_t rows, int64_t columns, size_t bytes);
+
 // Everything about a matrix but its memory: what a plan asks. Throws as source_bytes does.
 PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t columns);
 
-// A matrix whose data is still to be filled by repack_groups. Throws as source_bytes does.
+// A matrix whose data is still to be filled by Kernels::repack. Throws as source_bytes does.
 PackedMatrix make_packed(WeightType type, int64_t rows, int64_t columns);
-
-// Fills groups [group_begin, group_end) from the matrix's GGUF bytes (all of them; row r starts r row sizes
-// in). Calls for different groups may run in parallel.
-void repack_groups(PackedMatrix& matrix, const uint8_t* source, int64_t group_begin, int64_t group_end);
 
 }  // namespace tandem

@@ -5,12 +5,14 @@
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
+#include "kernels/repack.h"
 
 namespace tandem::TANDEM_ISA {
 
 inline Kernels make_table(const char* name) {
     return {
         .name = name,
+        .repack = repack,
         .quantize_row = quantize_row,
         .matmul = matmul,
         .rms_norm = rms_norm,

@@ -1,8 +1,8 @@
 #include "src/dequantize.h"
 
 #define TANDEM_ISA portable
+#include "kernels/gguf_blocks.h"
 #include "kernels/packed_block.h"
-#include "src/gguf_blocks.h"
 
 namespace tandem {
 namespace {
@@ -15,7 +15,7 @@ void dequantize_blocks(const uint8_t* p, int64_t columns, float* out) {
     uint8_t q[kBlockColumns];
     for (int64_t begin = 0; begin < columns; begin += unit.columns, p += unit.bytes) {
         for (int j = 0; j < unit.columns / kBlockColumns; ++j, out += kBlockColumns) {
-            read_quants<T>(p, j, q);
+            portable::store_words(q, portable::read_quants<T>(p, j));
             float scale[2] = {0.0f, 0.0f};
             float minimum = 0.0f;
             if constexpr (T == WeightType::kQ6_K) {
@@ -24,10 +24,10 @@ void dequantize_blocks(const uint8_t* p, int64_t columns, float* out) {
                 scale[0] = d * static_cast<float>(scales[2 * j]);
                 scale[1] = d * static_cast<float>(scales[2 * j + 1]);
             } else if constexpr (is_k_quant(T)) {
-                uint8_t s, m;
-                k_scale_min(p + 4, j, &s, &m);
-                scale[0] = scale[1] = read_f16(p) * static_cast<float>(s);
-                minimum = read_f16(p + 2) * static_cast<float>(m);
+                uint8_t scales[8], minimums[8];
+                portable::k_scales_minimums(p + 4, scales, minimums);
+                scale[0] = scale[1] = read_f16(p) * static_cast<float>(scales[j]);
+                minimum = read_f16(p + 2) * static_cast<float>(minimums[j]);
             } else {
                 scale[0] = scale[1] = read_f16(p);
                 if constexpr (has_minimum(T)) minimum = -read_f16(p + 2);

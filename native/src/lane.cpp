@@ -4,7 +4,7 @@
 
 namespace tandem {
 
-Lane::Lane(int threads) : pool_(threads), thread_([this] { work(); }) {}
+Lane::Lane(int threads) : pool_(threads), thread_([this] { loop(); }) {}
 
 void Lane::close() {
     {
@@ -24,7 +24,13 @@ void Lane::submit(Command command) {
     arrived_.notify_one();
 }
 
-void Lane::work() {
+void Lane::run(std::function<void(ThreadPool&)> work) {
+    const auto done = std::make_shared<Timeline>();
+    submit({std::move(work), {}, {done, 1}});
+    done->wait(1);
+}
+
+void Lane::loop() {
     for (;;) {
         Command command;
         {
@@ -43,7 +49,7 @@ void Lane::execute(const Command& command) {
     try {
         if (!unreported_.empty()) throw std::runtime_error(std::exchange(unreported_, {}));
         for (const EventRef& event : command.wait) event.timeline->wait(event.value);
-        command.program->run(pool_, BatchView(command.batch, command.batch_size));
+        command.work(pool_);
         if (signal.timeline) signal.timeline->signal(signal.value);
     } catch (const std::exception& error) {
         if (signal.timeline) {

@@ -1,16 +1,16 @@
-// The CPU device's in-order queue: one native thread takes commands, waits for their events, runs their
-// program on the thread pool and signals. Python queues a step and holds nothing while it runs.
+// The CPU device's in-order queue: one native thread takes commands, waits for their events, runs their work
+// on the thread pool and signals. Python queues a step and holds nothing while it runs.
 #pragma once
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "src/program.h"
 #include "src/thread_pool.h"
 #include "src/timeline.h"
 
@@ -22,9 +22,7 @@ struct EventRef {
 };
 
 struct Command {
-    std::shared_ptr<Program> program;
-    const int32_t* batch;
-    size_t batch_size;
+    std::function<void(ThreadPool&)> work;
     std::vector<EventRef> wait;
     EventRef signal;  // timeline may be null
 };
@@ -37,11 +35,13 @@ class Lane {
     int threads() const { return pool_.count(); }
     // Throws std::runtime_error once the lane is closed.
     void submit(Command command);
+    // Queues work and waits for its end. Throws what it throws, as StepFailed.
+    void run(std::function<void(ThreadPool&)> work);
     // Finishes what is queued and ends the thread; once is enough.
     void close();
 
  private:
-    void work();
+    void loop();
     void execute(const Command& command);
 
     ThreadPool pool_;

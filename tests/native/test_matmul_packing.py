@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from native.raw_weights import TYPES, block_columns, float_weights, random_weights
+from native.raw_weights import ISAS, TYPES, block_columns, float_weights, random_weights, require_isa
 from tandem import _native
+from tandem.weights.files import map_file
 
 by_type = pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
 
@@ -25,6 +28,42 @@ def test_values_are_those_of_the_gguf_package(weight_type: Type, exponents: tupl
         packed = _native.PackedMatrix(int(weight_type), rows, columns, data)
         assert (packed.type, packed.rows, packed.columns) == (int(weight_type), rows, columns)
         np.testing.assert_array_equal(packed.dequantize().view(np.uint32), expected)
+
+
+@by_type
+@pytest.mark.parametrize("isa", ISAS[1:])
+def test_all_instruction_sets_pack_the_same_bytes(weight_type: Type, isa: str) -> None:
+    require_isa(isa)
+    rng = np.random.default_rng(7)
+    block = block_columns(weight_type)
+    for rows, columns in ((1, block), (16, 3 * block), (37, 9 * block), (13, 256), (24, 256 + 11 * block % 256)):
+        data = random_weights(weight_type, rows, columns, rng)
+        plain = _native.PackedMatrix(int(weight_type), rows, columns, data, isa="scalar")
+        fast = _native.PackedMatrix(int(weight_type), rows, columns, data, isa=isa)
+        np.testing.assert_array_equal(fast.data, plain.data)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_lane_packs_many_matrices(threads: int, tmp_path: Path) -> None:
+    """More pieces than threads, out of a mapped file that begins and ends within pages, and out of plain memory."""
+    rng = np.random.default_rng(8)
+    shapes = [(Type.Q4_0, 1200, 1152), (Type.Q6_K, 17, 512), (Type.BF16, 700, 1000), (Type.F32, 5, 3)]
+    parts = [random_weights(type, rows, columns, rng) for type, rows, columns in shapes]
+    file = tmp_path / "weights"
+    file.write_bytes(b"GGUF" + b"".join(part.tobytes() for part in parts))
+    content = np.frombuffer(map_file(file), np.uint8)
+    starts = np.cumsum([4, *(part.size for part in parts)])
+    for mapped in (True, False):
+        data = [
+            content[start : start + part.size] if mapped else part for start, part in zip(starts, parts, strict=False)
+        ]
+        lane = _native.Lane(threads)
+        sources = [(int(t), rows, columns, d, mapped) for (t, rows, columns), d in zip(shapes, data, strict=True)]
+        for packed, (type, rows, columns), part in zip(lane.pack("", sources), shapes, parts, strict=True):
+            expected = _native.PackedMatrix(int(type), rows, columns, part, isa="scalar")
+            np.testing.assert_array_equal(packed.data, expected.data)
+        lane.close()
+        assert content[4:].tobytes() == b"".join(part.tobytes() for part in parts)  # pages that were let go come back
 
 
 def test_every_float16_is_widened_exactly() -> None:

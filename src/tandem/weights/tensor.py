@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from mmap import mmap
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,14 @@ class Tensor:
         for dimension in self.shape:
             n *= dimension
         return n
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the bytes are a read-only mapping of a file, of which memory need not hold what nobody reads."""
+        base: object = self.data
+        while isinstance(base, np.ndarray):
+            base = base.base
+        return isinstance(base, memoryview) and isinstance(base.obj, mmap) and not self.data.flags.writeable
 
     @property
     def nbytes(self) -> int:

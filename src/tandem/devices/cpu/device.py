@@ -151,7 +151,7 @@ class CpuDevice:
         if slice is not None:
             work = slice_spec(spec, slice)
             weights = slice_weights(spec, weights, slice)
-        matrices = {role: self._pack(t) for role, t in weights.items() if len(t.shape) == 2}
+        matrices = self._pack({role: t for role, t in weights.items() if len(t.shape) == 2})
         vectors = {role: dequantize(t) for role, t in weights.items() if len(t.shape) == 1}
         return CpuBlock(spec, slice, work, matrices, vectors)
 
@@ -213,14 +213,24 @@ class CpuDevice:
         except ValueError as error:
             raise DeviceError(f"cpu: {error}") from None
 
-    def _pack(self, tensor: Tensor) -> _Packed:
-        key = (tensor.data.ctypes.data, tensor.nbytes)
-        packed = self._packed.get(key)
-        if packed is None or packed.source() is not tensor.data:
-            rows, columns = tensor.shape
-            packed = _Packed(_native.PackedMatrix(tensor.type.ggml_id, rows, columns, tensor.data), tensor)
-            self._packed[key] = packed
-        return packed
+    def _pack(self, tensors: Mapping[str, Tensor]) -> dict[str, _Packed]:
+        """The matrices by role, those that are not packed yet all in one go."""
+        found: dict[tuple[int, int], _Packed] = {}
+        missing: dict[tuple[int, int], Tensor] = {}
+        for tensor in tensors.values():
+            packed = self._packed.get(_address(tensor))
+            if packed is not None and packed.source() is tensor.data:
+                found[_address(tensor)] = packed
+            else:
+                missing[_address(tensor)] = tensor
+        sources = [(t.type.ggml_id, t.shape[0], t.shape[1], t.data, t.mapped) for t in missing.values()]
+        for (key, tensor), matrix in zip(missing.items(), self._lane.pack(self.isa, sources), strict=True):
+            found[key] = self._packed[key] = _Packed(matrix, tensor)
+        return {role: found[_address(tensor)] for role, tensor in tensors.items()}
+
+
+def _address(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data.ctypes.data, tensor.nbytes
 
 
 def _add(native: _native.Program, block: CpuBlock, kv: Sequence[CpuKVPool]) -> None:
