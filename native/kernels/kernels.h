@@ -66,6 +66,16 @@ struct AttentionTask {
     float* states;
 };
 
+// Loops that do nothing but multiply or read: what the kernels are held against (kernels/ceilings.h).
+struct Probes {
+    int64_t int8_macs, bf16_macs, f32_macs;  // multiply-adds of one iteration; bf16: 0 where there is no dot
+    // Results depend on all that was computed; they mean nothing.
+    int64_t (*int8)(int64_t iterations);
+    int64_t (*bf16)(int64_t iterations);
+    int64_t (*f32)(int64_t iterations);
+    int64_t (*read)(const uint8_t* data, int64_t bytes);  // bytes: a multiple of 512
+};
+
 struct Kernels {
     const char* name;
     // Fills groups [group_begin, group_end) from the matrix's GGUF bytes (all of them; row r starts r row
@@ -91,6 +101,7 @@ struct Kernels {
     void (*attention)(const AttentionTask& task);
     // Folds one query's states of consecutive segments, `stride` floats apart; overwrites them.
     void (*fold_attention)(float* states, int segments, int64_t stride, int head_dim, float* out);
+    Probes probes;
 };
 
 inline constexpr int kPageSize = 16;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/ceilings.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
@@ -24,6 +25,7 @@ inline Kernels make_table(const char* name) {
         .store_kv = store_kv,
         .attention = attention,
         .fold_attention = fold_attention,
+        .probes = make_probes(),
     };
 }
 

@@ -44,13 +44,11 @@ void normalize(Worker& worker, const Step& step, const Norm& norm, bool quantize
     worker.barrier();
 }
 
-// out = matrix * operand, all rows; threads share the row groups of the matrix.
+// out = matrix * operand, all rows.
 void product(Worker& worker, const Step& step, const PackedMatrix& matrix, int rows, float* out,
              int64_t out_stride) {
-    const Activations x = step.workspace.operand.view(matrix.columns);
-    worker.guided_for(matrix.groups, kGroupsAtOnce, matrix.groups, [&](int64_t begin, int64_t end) {
-        step.kernels.matmul(matrix, begin, end, x, rows, out, out_stride);
-    });
+    share_product(worker, step.kernels, matrix, step.workspace.operand.view(matrix.columns), rows, out,
+                  out_stride);
 }
 
 // hidden += post_norm(update + bias); threads share the rows.
@@ -74,6 +72,18 @@ float* partial(const Step& step, int slice) {
 
 }  // namespace
 
+<<<<<<< HEAD
+=======
+void share_product(Worker& worker, const Kernels& kernels, const PackedMatrix& matrix, const Activations& x,
+                   int rows, float* out, int64_t out_stride) {
+    worker.guided_for(matrix.groups, kGroupsAtOnce, matrix.groups, [&](int64_t begin, int64_t end) {
+        kernels.matmul(matrix, begin, end, x, rows, out, out_stride);
+    });
+}
+
+int attention_rows_per_task(int heads_per_kv) { return std::max(1, 16 / heads_per_kv); }
+
+>>>>>>> 1e5b4fe (Measure the machine's ceilings natively, through the table of kernels)
 void fill_rope_tables(Worker& worker, const Step& step) {
     const Workspace& ws = step.workspace;
     const auto [begin, end] = worker.share(step.batch.rows());
