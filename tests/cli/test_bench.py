@@ -52,6 +52,18 @@ def test_replay(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(PNG)
 
 
+def test_kernels(tmp_path: Path) -> None:
+    result, plot = tmp_path / "result.json", tmp_path / "plot.png"
+    sizes = ["--types", "q4_0,f16", "--rows", "1,64", "--shape", "32x64", "--attention", "2x1x32", "--depth", 32]
+    done = tandem("bench", "kernels", *sizes, "--vocab", 500, "--rounds", 1, "--json", result, "--plot", plot)
+    assert done.exit_code == 0, done.output
+    for word in ("before:", "after:", "product 32x64", "prefill 2x1x32", "of ceiling"):
+        assert word in done.stdout
+    written = json.loads(result.read_text())
+    assert {"date", "commit", "command", "machine", "versions", "ceilings", "results"} <= set(written)
+    assert plot.read_bytes().startswith(PNG)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
@@ -63,6 +75,8 @@ def test_replay(tmp_path: Path) -> None:
         (["--depth", 2000], ["depth of 2,000", "trained for 2,048"]),
         (["--memory", "1MiB"], ["needs", "1.0 MiB may be used"]),
         (["--json", "/nowhere/x.json"], ["/nowhere/x.json cannot be written"]),
+        (["kernels", "--shape", "6912"], ["--shape '6912'", "6912x1152"]),
+        (["kernels", "--types", "q9"], ["no type 'Q9'", "Q4_0"]),
         (["replay", "/nowhere/trace.csv"], ["/nowhere/trace.csv cannot be read"]),
         (["replay", TRACE, "--speed", 0], ["--speed 0", "above 0"]),
         (["replay", TRACE, "--plot", "/nowhere/x.png"], ["/nowhere/x.png cannot be written"]),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
+from tandem import _native
 
 # The instruction sets that decide which kernels run, by the names that Linux gives them.
 _ISA_FLAGS = ("avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8")
@@ -69,26 +67,4 @@ def measure_read_bandwidth(working_set: int, threads: int, seconds: float = 0.5)
     The best pass counts. A working set that fits a cache is read from that cache, as a small model's weights are:
     take the size of the weights to get the ceiling of one-row decode.
     """
-    buffer = np.zeros(max(working_set // 4, threads), dtype=np.float32)
-    # Written, so that each page has memory of its own and is not the kernel's one page of zeros.
-    buffer.fill(1.0)
-    parts = np.array_split(buffer, threads)
-    # Small buffers are read several times a pass, so that starting a thread does not count.
-    repeats = max(1, (64 << 20) // buffer.nbytes)
-
-    def read(part: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
-        for _ in range(repeats):
-            part.max()
-
-    best = 0.0
-    end = time.perf_counter() + seconds
-    while best == 0.0 or time.perf_counter() < end:
-        workers = [threading.Thread(target=read, args=(part,)) for part in parts[1:]]
-        start = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        read(parts[0])
-        for worker in workers:
-            worker.join()
-        best = max(best, buffer.nbytes * repeats / (time.perf_counter() - start))
-    return best
+    return _native.read_rate(_native.choose_isa(""), threads, working_set, seconds)

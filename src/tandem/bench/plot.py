@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.bench.ceilings import Ceilings, highest
 from tandem.errors import BenchError
 
 if TYPE_CHECKING:
@@ -74,6 +75,33 @@ def plot_replay(result: dict[str, Any], path: Path) -> None:
     _save(draw, result, path, width=12)
 
 
+def plot_kernels(result: dict[str, Any], path: Path) -> None:
+    """Rooflines: multiply-adds per second over multiply-adds per byte, under the roofs that were measured."""
+    ceilings = highest([Ceilings(**measured) for measured in result["ceilings"].values()])
+    entries = [entry for entry in result["results"] if entry["macs"] and entry["bytes"]]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        intensity = [entry["macs"] / entry["bytes"] for entry in entries] or [1.0]
+        ends = [min(intensity) / 2, max(intensity) * 2]
+        at = [ends[0] * (ends[1] / ends[0]) ** (i / 200) for i in range(201)]
+        for unit in dict.fromkeys(entry["unit"] for entry in entries):
+            roof = [min(ceilings.peak(unit), x * ceilings.read) / 1e9 for x in at]
+            axes.plot(at, roof, color="black", linewidth=0.8)
+            axes.annotate(unit, (ends[1], roof[-1]), ha="right", va="bottom", fontsize="small")
+        for kernel, kind in dict.fromkeys((entry["kernel"], entry["type"]) for entry in entries):
+            mine = [entry for entry in entries if (entry["kernel"], entry["type"]) == (kernel, kind)]
+            marker = {"product": ".", "decode": "^", "prefill": "s"}.get(kernel, "x")
+            x = [entry["macs"] / entry["bytes"] for entry in mine]
+            y = [entry["macs_per_s"] / 1e9 for entry in mine]
+            axes.plot(x, y, marker=marker, linestyle="", label=f"{kernel} {kind}", alpha=0.8)
+        axes.set(xlabel="multiply-adds per byte", ylabel="G multiply-adds per second", xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small", ncols=2)
+
+    _save(draw, result, path, width=9)
+
+
 def _draw_percentiles(axes: Axes, spread: dict[str, float], name: str) -> None:
     labels = ("p50", "p90", "p99", "max")
     axes.plot(labels, [spread[label] for label in labels], marker="o", label=name)
@@ -87,8 +115,9 @@ def _save(draw: Callable[[Figure], None], result: dict[str, Any], path: Path, wi
     FigureCanvasAgg(figure)
     draw(figure)
     machine = result["machine"]
+    subject = result["model"]["name"] if "model" in result else "kernels"
     figure.suptitle(
-        f"{result['model']['name']} on {machine['cpu']}, {result['threads']} threads, commit {result['commit'] or '?'}",
+        f"{subject} on {machine['cpu']}, {result['threads']} threads, commit {result['commit'] or '?'}",
         fontsize="small",
     )
     figure.savefig(path, format="png", dpi=120)

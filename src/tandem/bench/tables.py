@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tandem.bench.ceilings import Ceilings
 from tandem.bench.report import columns
 from tandem.bench.throughput import relative_to_smaller
 
@@ -12,14 +13,19 @@ _BUSY = 0.5
 
 
 def header_lines(result: dict[str, Any]) -> str:
-    """Machine, model, versions and command."""
-    machine, model = result["machine"], result["model"]
+    """Machine, model (if there is one), versions and command."""
+    machine = result["machine"]
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['isa'])}), "
         f"{machine['memory_bytes'] / 2**30:.1f} GiB memory, {machine['system']}, Python {machine['python']}",
-        f"{model['file']} ({model['name']}) on {'; '.join(result['devices'])}",
-        f"read bandwidth of {model['weight_bytes_per_step'] / 1e6:,.1f} MB, again and again: "
-        f"{result['read_bandwidth_bytes_per_s'] / 1e9:,.1f} GB/s",
+    ]
+    if model := result.get("model"):
+        lines += [
+            f"{model['file']} ({model['name']}) on {'; '.join(result['devices'])}",
+            f"read bandwidth of {model['weight_bytes_per_step'] / 1e6:,.1f} MB, again and again: "
+            f"{result['read_bandwidth_bytes_per_s'] / 1e9:,.1f} GB/s",
+        ]
+    lines += [
         f"$ {result['command']}",
         f"commit {result['commit'] or 'unknown'}, "
         + ", ".join(f"{package} {version}" for package, version in result["versions"].items()),
@@ -109,3 +115,32 @@ def replay_table(result: dict[str, Any]) -> str:
         f"{seen['preemptions']:,} preemptions, overhead {seen['overhead']:.1%}, idle {seen['idle_share']:.1%}\n\n"
         f"{columns(lines)}"
     )
+
+
+def kernels_table(result: dict[str, Any]) -> str:
+    """One block of lines per kernel and shape, one line per type and number of rows."""
+    measured = [f"{when + ':':8}{Ceilings(**ceilings)}" for when, ceilings in result["ceilings"].items()]
+    blocks = ["\n".join(measured)]
+    results = result["results"]
+    for kernel, shape in dict.fromkeys((entry["kernel"], entry["shape"]) for entry in results):
+        lines = [["type", "rows", "us", "G multiply-adds/s", "GB/s", "of ceiling", "bound by"]]
+        for entry in results:
+            if (entry["kernel"], entry["shape"]) == (kernel, shape):
+                lines.append(
+                    [
+                        entry["type"],
+                        str(entry["rows"]),
+                        f"{entry['seconds']['median'] * 1e6:,.1f}",
+                        f"{entry['macs_per_s'] / 1e9:,.1f}" if entry["macs"] else "",
+                        f"{entry['bytes_per_s'] / 1e9:,.2f}" if entry["bytes"] else "",
+                        f"{entry['of_ceiling']:.1%}",
+                        entry["bound_by"],
+                    ]
+                )
+        blocks.append(f"{kernel} {shape}\n{columns(lines)}")
+    blocks.append(
+        f"Medians of {result['work']['rounds']} rounds. Of ceiling: the least time that the multiply-adds (at the\n"
+        "unit's peak) or the bytes (at the read bandwidth) can take, whichever is longer, over the time they took;\n"
+        "the higher of the two measurements of a ceiling counts."
+    )
+    return "\n\n".join(blocks)

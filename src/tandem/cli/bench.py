@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tandem.weights.checkpoint import Checkpoint
 
 DEFAULT = "throughput"
+_EXAMPLES = {2: "6912x1152", 3: "16x8x128"}
 
 ResultFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write everything to this file.", show_default=False)
@@ -131,7 +132,47 @@ def replay(
     _finish(result, replay_table, plot_replay, json, plot)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {DEFAULT: throughput, "replay": replay}
+def kernels(
+    *,
+    what: Annotated[
+        str, typer.Option(help="Kernels to measure, of these.")
+    ] = "product,decode,prefill,normalize,sample",
+    types: Annotated[str | None, typer.Option(help="Weight types, such as Q4_0,Q8_0.", show_default="all")] = None,
+    rows: Annotated[str, typer.Option(help="Rows of activations.")] = "1,2,3,4,6,8,9,12,16,17,24,32,64,512",
+    shape: Annotated[str, typer.Option(help="Weights, as rows x columns.")] = "6912x1152,9728x2560",
+    attention: Annotated[str, typer.Option(help="Heads x KV heads x head size.")] = "16x8x128",
+    depth: Annotated[int, typer.Option(min=1, help="Positions that decoding sequences have.")] = 1024,
+    vocab: Annotated[int, typer.Option(min=1, help="Logits of a row that is sampled.")] = 262144,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each, in turns; medians count.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="one per core")] = None,
+    json: ResultFile = None,
+    plot: PlotFile = None,
+) -> None:
+    """Single kernels of the CPU against this machine's ceilings, measured before and after; needs no model."""
+    from tandem.bench.attention_rig import AttentionShape
+    from tandem.bench.kernels import TYPES, KernelWork, run_kernels
+    from tandem.bench.plot import plot_kernels
+    from tandem.bench.tables import kernels_table
+
+    heads, kv_heads, head_dim = _sizes("--attention", attention, 3)
+    work = KernelWork(
+        kernels=tuple(dict.fromkeys(part.strip() for part in what.split(","))),
+        types=TYPES if types is None else tuple(dict.fromkeys(part.strip().upper() for part in types.split(","))),
+        shapes=tuple((n, k) for n, k in (_sizes("--shape", part, 2) for part in shape.split(","))),
+        rows=_numbers("--rows", rows, least=1),
+        attention=AttentionShape(heads, kv_heads, head_dim),
+        depth=depth,
+        vocab=vocab,
+        rounds=rounds,
+        threads=threads,
+        isa=os.environ.get("TANDEM_CPU_ISA", ""),
+    )
+    _check_outputs(json, plot)
+    result = {**_header(), **run_kernels(work, _progress("group"))}
+    _finish(result, kernels_table, plot_kernels, json, plot)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {DEFAULT: throughput, "replay": replay, "kernels": kernels}
 
 
 def _numbers(name: str, text: str, least: int) -> tuple[int, ...]:
@@ -143,6 +184,16 @@ def _numbers(name: str, text: str, least: int) -> tuple[int, ...]:
     if not numbers or numbers[0] < least:
         raise BenchError(f"{name} {text!r} is not a list of numbers of {least} or more; write it like 1,2,8")
     return tuple(numbers)
+
+
+def _sizes(name: str, text: str, count: int) -> tuple[int, ...]:
+    """`6912x1152` as numbers of 1 or more."""
+    parts = text.strip().split("x")
+    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise BenchError(
+            f"{name} {text!r} is not possible; write {count} numbers of 1 or more, as in {_EXAMPLES[count]}"
+        )
+    return tuple(map(int, parts))
 
 
 def _open(model: str | None) -> Checkpoint:
