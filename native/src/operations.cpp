@@ -72,8 +72,6 @@ float* partial(const Step& step, int slice) {
 
 }  // namespace
 
-<<<<<<< HEAD
-=======
 void share_product(Worker& worker, const Kernels& kernels, const PackedMatrix& matrix, const Activations& x,
                    int rows, float* out, int64_t out_stride) {
     worker.guided_for(matrix.groups, kGroupsAtOnce, matrix.groups, [&](int64_t begin, int64_t end) {
@@ -81,9 +79,6 @@ void share_product(Worker& worker, const Kernels& kernels, const PackedMatrix& m
     });
 }
 
-int attention_rows_per_task(int heads_per_kv) { return std::max(1, 16 / heads_per_kv); }
-
->>>>>>> 1e5b4fe (Measure the machine's ceilings natively, through the table of kernels)
 void fill_rope_tables(Worker& worker, const Step& step) {
     const Workspace& ws = step.workspace;
     const auto [begin, end] = worker.share(step.batch.rows());

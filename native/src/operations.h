@@ -10,17 +10,10 @@ namespace tandem {
 // Angles of the rows' positions for every rope of the program; threads share the rows.
 void fill_rope_tables(Worker& worker, const Step& step);
 
-<<<<<<< HEAD
-=======
 // out = matrix * x; threads share the row groups of the matrix. Ends with a barrier.
 void share_product(Worker& worker, const Kernels& kernels, const PackedMatrix& matrix, const Activations& x,
                    int rows, float* out, int64_t out_stride);
 
-// Query rows that one attention task takes: enough to reuse the loads of a page, few enough to spread over
-// threads.
-int attention_rows_per_task(int heads_per_kv);
-
->>>>>>> 1e5b4fe (Measure the machine's ceilings natively, through the table of kernels)
 class EmbedOperation final : public Operation {
  public:
     explicit EmbedOperation(EmbedBlock block) : block_(std::move(block)) {}
