@@ -113,6 +113,8 @@ int64_t attention_scratch(int queries, int head_dim);
 
 const Kernels& scalar_kernels();
 const Kernels& avx2_kernels();
+const Kernels& avxvnni_kernels();
+const Kernels& vnni256_kernels();
 const Kernels& avx512_kernels();
 
 // The fastest table this CPU runs, or the one that TANDEM_CPU_ISA names; throws std::invalid_argument for a

@@ -20,8 +20,13 @@ inline constexpr int kTileRows = has_minimum(T) && quant_bits(T) == 4 ? 6 : 8;
 template <WeightType T>
 inline constexpr int kTileVectors = T == WeightType::kQ6_K ? 1 : 2;
 #else
+#if defined(TANDEM_VPDPBUSD)
+template <WeightType T>
+inline constexpr int kTileRows = T == WeightType::kQ6_K ? 2 : 4;
+#else
 template <WeightType T>
 inline constexpr int kTileRows = 3;
+#endif
 template <WeightType T>
 inline constexpr int kTileVectors = 2;
 #endif

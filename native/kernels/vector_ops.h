@@ -1,5 +1,5 @@
-// The native vectors of the product kernels: 16 output rows a vector on AVX-512 (VNNI), 8 on AVX2. A group of
-// 16 rows is kGroupVectors of them.
+// The native vectors of the product kernels: 16 output rows a vector on AVX-512 (VNNI), 8 on AVX2 with or
+// without VNNI. A group of 16 rows is kGroupVectors of them.
 #pragma once
 
 #include "kernels/packed_matrix.h"
@@ -121,6 +121,29 @@ TANDEM_INLINE Floats widen_i8(const uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
+#if defined(TANDEM_VPDPBUSD)
+
+// The running int32 dots of 8 rows, as on AVX-512. TANDEM_VPDPBUSD is the instruction in the encoding that
+// the CPU has: AVX-VNNI's or AVX-512 VL's.
+template <WeightType T>
+struct Dot {
+    static constexpr int kZeroPoint = zero_point(T);
+    __m256i sum;
+    TANDEM_INLINE void start(int32_t first) { sum = _mm256_set1_epi32(first); }
+    template <int kStep>
+    TANDEM_INLINE void add(Bytes w, Bytes x) {
+        __asm__(TANDEM_VPDPBUSD " %2, %1, %0" : "+x"(sum) : "x"(w), "xm"(x));
+    }
+    TANDEM_INLINE Floats finish(int32_t) const { return _mm256_cvtepi32_ps(sum); }
+};
+
+template <WeightType T>
+TANDEM_INLINE Bytes load_byte_quad(const uint8_t* p) {
+    return load_bytes(p);
+}
+
+#else
+
 // Keeps a sum as it is: GCC would rebalance the chain of additions into a tree and run out of registers.
 TANDEM_INLINE __m256i in_order(__m256i a) {
     __asm__("" : "+x"(a));
@@ -161,6 +184,8 @@ template <WeightType T>
 TANDEM_INLINE Bytes load_byte_quad(const uint8_t* p) {
     return _mm256_xor_si256(load_bytes(p), all_bytes(0x80));
 }
+
+#endif
 
 #endif
 

@@ -18,31 +18,50 @@ int64_t attention_scratch(int queries, int head_dim) {
 
 namespace {
 
-bool has_avx2() {
+bool runs_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
-bool has_avx512() {
+bool runs_avxvnni() { return runs_avx2() && __builtin_cpu_supports("avxvnni"); }
+
+bool runs_vnni256() {
+    return runs_avx2() && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+bool runs_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
 }
 
+bool runs_scalar() { return true; }
+
+struct Choice {
+    const char* name;
+    bool (*runs)();
+    const Kernels& (*kernels)();
+};
+
+// The fastest first. vnni256 is slower than avx512, which every CPU that runs it runs too; it is there to be
+// named.
+constexpr Choice kChoices[] = {{"avx512", runs_avx512, avx512_kernels},
+                               {"avxvnni", runs_avxvnni, avxvnni_kernels},
+                               {"avx2", runs_avx2, avx2_kernels},
+                               {"vnni256", runs_vnni256, vnni256_kernels},
+                               {"scalar", runs_scalar, scalar_kernels}};
+
 }  // namespace
 
 const Kernels& choose_kernels(const char* name) {
-    if (*name == '\0') {
-        if (has_avx512()) return avx512_kernels();
-        return has_avx2() ? avx2_kernels() : scalar_kernels();
-    }
     const std::string wanted = name;
-    if (wanted == "scalar") return scalar_kernels();
-    if (wanted == "avx2" || wanted == "avx512") {
-        if (wanted == "avx2" ? has_avx2() : has_avx512())
-            return wanted == "avx2" ? avx2_kernels() : avx512_kernels();
-        throw std::invalid_argument("this CPU does not run the '" + wanted + "' kernels");
+    for (const Choice& choice : kChoices) {
+        if (wanted.empty() ? choice.runs() : wanted == choice.name) {
+            if (choice.runs()) return choice.kernels();
+            throw std::invalid_argument("this CPU does not run the '" + wanted + "' kernels");
+        }
     }
-    throw std::invalid_argument("unknown kernels '" + wanted + "': expected scalar, avx2 or avx512");
+    throw std::invalid_argument("unknown kernels '" + wanted +
+                                "': expected scalar, avx2, vnni256, avxvnni or avx512");
 }
 
 }  // namespace tandem

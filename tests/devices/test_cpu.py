@@ -32,7 +32,7 @@ SHAPES = [case for case in CASES if case.name in ("gemma3-layer-ropes", "qwen3-b
 
 def supported_isas() -> list[str]:
     found = ["scalar"]
-    for isa in ("avx2", "avx512"):
+    for isa in ("avx2", "vnni256", "avxvnni", "avx512"):
         try:
             found.append(_native.choose_isa(isa))
         except ValueError:
@@ -233,7 +233,8 @@ def test_weights_and_workspace_are_planned_exactly(stories: tuple[ModelSpec, Che
 
 
 @pytest.mark.parametrize(
-    ("isa", "message"), [("avx9", "unknown kernels 'avx9'"), ("AVX2", "expected scalar, avx2 or avx512")]
+    ("isa", "message"),
+    [("avx9", "unknown kernels 'avx9'"), ("AVX2", "expected scalar, avx2, vnni256, avxvnni or avx512")],
 )
 def test_unknown_kernels_are_refused(isa: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_CPU_ISA", isa)

@@ -14,7 +14,8 @@ from tandem import _native
 FLOAT_TYPES = [Type.F32, Type.F16, Type.BF16]
 QUANTIZED_TYPES = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K]
 TYPES = FLOAT_TYPES + QUANTIZED_TYPES
-ISAS = ["scalar", "avx2", "avx512"]
+VECTOR_ISAS = ["avx2", "vnni256", "avxvnni", "avx512"]
+ISAS = ["scalar", *VECTOR_ISAS]
 
 # Where a block keeps its float16 scales.
 _SCALE_OFFSETS = {

@@ -13,6 +13,7 @@ from native.raw_weights import (
     FLOAT_TYPES,
     ISAS,
     TYPES,
+    VECTOR_ISAS,
     block_columns,
     float_weights,
     random_rows,
@@ -98,7 +99,7 @@ def test_largest_integers_do_not_saturate(isa: str) -> None:
 
 
 @by_type
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", VECTOR_ISAS)
 def test_instruction_sets_agree_bit_for_bit(isa: str, weight_type: Type) -> None:
     require_isa(isa)
     rng = np.random.default_rng(2)

@@ -125,7 +125,8 @@ class Sampled:
 class Sampler:
     """Samples up to `max_rows` rows of `vocab` logits in one native call; its memory is planned here.
 
-    One call at a time. isa: which of the equal implementations runs: scalar, avx2, avx512 or '', the fastest.
+    One call at a time. isa: which of the equal implementations runs: scalar, avx2, vnni256, avxvnni, avx512 or '',
+    the fastest.
     """
 
     def __init__(self, vocab: int, max_rows: int, isa: str = "") -> None:
