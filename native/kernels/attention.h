@@ -67,7 +67,7 @@ class AttentionRun {
         begin = begin < first ? first : begin;
         end = end > last + 1 ? last + 1 : end;
         for (int start = begin / kTile * kTile; start < end; start += kTile) {
-            const KvTile<Kv> here = tile(start, begin, end);
+            const KvTile<Kv> here = tile(start, begin, end, task_.segment < 0 ? last + 1 : end);
             if constexpr (!std::is_same_v<Kv, KvF32>) {
                 if (queries_ > kInPlace) {
                     run_tile(start, convert_tile(here, task_.head_dim, converted_), states);
@@ -82,9 +82,10 @@ class AttentionRun {
     // Up to so many queries read the pages as they are; more have them converted once.
     static constexpr int kInPlace = 2 * kQueryTile;
 
-    int first_visible(int position) const {
-        return task_.window > 0 && position >= task_.window ? position - task_.window + 1 : 0;
+    static int first_seen(int position, int window) {
+        return window > 0 && position >= window ? position - window + 1 : 0;
     }
+    int first_visible(int position) const { return first_seen(position, task_.window); }
     int position(int i) const { return task_.position + i / task_.heads_per_kv; }
     QueryState at(float* states, int i) const { return {states + i * QueryState::floats(padded_), padded_}; }
     const float* query(int i) const {
@@ -95,24 +96,43 @@ class AttentionRun {
         return base + task_.pages[logical - task_.first_page] * task_.page_stride;
     }
 
-    // The tile at `start` as far as it lies in positions [begin, end), and what comes after it there.
-    KvTile<Kv> tile(int start, int begin, int end) const {
+    // The tile at `start` as far as it lies in positions [begin, end), and what comes after it before
+    // `ahead_end` or in the next task.
+    KvTile<Kv> tile(int start, int begin, int end, int ahead_end) const {
         KvTile<Kv> t{};
         const int first = start / kPageSize, stop = (end + kPageSize - 1) / kPageSize;
         t.begin = begin > start ? (begin - start) / kPageSize : 0;
         t.end = smaller_int(kTilePages, stop - first);
         t.value_scales = scales_;
         for (int p = t.begin; p < t.end; ++p) {
-            const int ahead = first + p + kTilePages < stop ? first + p + kTilePages : first + p;
             t.keys[p] = reinterpret_cast<const Element*>(page(task_.keys, first + p));
             t.values[p] = reinterpret_cast<const Element*>(page(task_.values, first + p));
-            t.keys_ahead[p] = reinterpret_cast<const Element*>(page(task_.keys, ahead));
-            t.values_ahead[p] = reinterpret_cast<const Element*>(page(task_.values, ahead));
+            const int ahead = first + p + kTilePages;
+            if (ahead * kPageSize < ahead_end) {
+                t.keys_ahead[p] = reinterpret_cast<const Element*>(page(task_.keys, ahead));
+                t.values_ahead[p] = reinterpret_cast<const Element*>(page(task_.values, ahead));
+            } else {
+                const int64_t at = task_.next ? first_page(*task_.next, p) * task_.page_stride : 0;
+                t.keys_ahead[p] =
+                    task_.next ? reinterpret_cast<const Element*>(task_.next->keys + at) : t.keys[p];
+                t.values_ahead[p] =
+                    task_.next ? reinterpret_cast<const Element*>(task_.next->values + at) : t.values[p];
+            }
             if constexpr (Kv::kBlock > 0)
                 convert_scales(t.values[p], task_.head_dim,
                                scales_ + p * kPageSize * (task_.head_dim / Kv::kBlock));
         }
         return t;
+    }
+    // Physical page p of the first tile that a task reads, or one near it.
+    static int64_t first_page(const AttentionTask& task, int p) {
+        const int size = attention_segment(task.position, task.window);
+        int first = first_seen(task.position, task.window);
+        if (task.segment > 0 && task.segment * size > first) first = task.segment * size;
+        int logical = first / kTile * kTilePages + p;
+        const int last = (task.position + task.rows - 1) / kPageSize;
+        logical = logical < first / kPageSize ? first / kPageSize : smaller_int(logical, last);
+        return task.pages[logical - task.first_page];
     }
     static int smaller_int(int a, int b) { return a < b ? a : b; }
 

@@ -64,6 +64,7 @@ struct AttentionTask {
     // long.
     int segment;
     float* states;
+    const AttentionTask* next;  // what the thread does afterwards, whose first pages are fetched; may be null
 };
 
 // Loops that do nothing but multiply or read: what the kernels are held against (kernels/ceilings.h).

@@ -185,11 +185,10 @@ void AttentionOperation::rotate_and_store(Worker& worker, const Step& step) cons
 void AttentionOperation::attend(Worker& worker, const Step& step, AttentionUnits units) const {
     const int per_kv = block_.heads / block_.kv_heads, group = block_.pool->group();
     const int64_t state = attention_state(block_.head_dim);
-    worker.dynamic_for(units.count(), 1, [&](int64_t begin, int64_t) {
-        const AttentionUnit unit = units.at(begin);
+    const auto task_of = [&](const AttentionUnit& unit) {
         const int64_t first_head = int64_t{unit.kv_head} * per_kv * block_.head_dim;
         const int segment = unit.segment < 0 ? -1 : units.first_segment(unit.position) + unit.segment;
-        step.kernels.attention({
+        return AttentionTask{
             .q = step.workspace.wide + unit.row * row_width() + first_head,
             .out = step.workspace.operand.f32 + unit.row * block_.o->columns + first_head,
             .q_stride = row_width(),
@@ -211,7 +210,23 @@ void AttentionOperation::attend(Worker& worker, const Step& step, AttentionUnits
                 step.workspace.attention_scratch + worker.index() * step.workspace.need.attention_scratch,
             .segment = segment,
             .states = step.workspace.attention_partials + unit.partial * state,
-        });
+            .next = nullptr,
+        };
+    };
+    // Several units in a row, where there are many, so that each can fetch for the next.
+    const int64_t grain =
+        std::clamp<int64_t>(units.count() / (int64_t{worker.count()} * kPartsPerThread), 1, 8);
+    worker.dynamic_for(units.count(), grain, [&](int64_t begin, int64_t end) {
+        AttentionTask task = task_of(units.at(begin));
+        for (int64_t i = begin; i < end; ++i) {
+            AttentionTask next{};
+            if (i + 1 < end) {
+                next = task_of(units.at(i + 1));
+                task.next = &next;
+            }
+            step.kernels.attention(task);
+            task = next;
+        }
     });
 }
 
