@@ -23,8 +23,8 @@ using Noise = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // A sampler with the pointers of a call, planned like all its memory.
 struct PySampler : Sampler {
-    PySampler(int32_t vocab, int32_t max_rows, int32_t workers, const std::string& isa)
-        : Sampler(vocab, max_rows, workers, choose_kernels(isa.c_str()).name) {
+    PySampler(int32_t vocab, int32_t max_rows, int32_t threads, const std::string& isa)
+        : Sampler(vocab, max_rows, threads, choose_kernels(isa.c_str()).sampler) {
         sequences.reserve(static_cast<size_t>(max_rows));
         masks.reserve(static_cast<size_t>(max_rows));
     }
@@ -73,18 +73,18 @@ struct PySampler : Sampler {
             throw std::invalid_argument("one mask or None per row");
     }
 
-    void sample(const Logits& logits, const nb::list& rows, const Tokens& positions,
-                const nb::list& row_masks) {
-        const int32_t count = check(logits, rows.size());
+    void sample_list(const Logits& logits, const nb::list& rows, const Tokens& positions,
+                     const nb::list& row_masks) {
+        check(logits, rows.size());
         if (positions.shape(0) != rows.size()) throw std::invalid_argument("one position per row");
         collect_sequences(rows);
         collect_masks(row_masks);
         const SampleTask task{logits.data(), logits.stride(0), sequences, positions.data(), masks};
         nb::gil_scoped_release release;
-        sample_rows(task, 0, count, 0);
+        sample(task);
     }
 
-    void score(const Logits& logits, const Tokens& targets, int32_t top) {
+    void score_targets(const Logits& logits, const Tokens& targets, int32_t top) {
         const int32_t count = check(logits, targets.shape(0));
         if (top < 0 || top > kMaxLogprobs) throw std::invalid_argument("top must be 0 to 20");
         for (int32_t row = 0; row < count; ++row) {
@@ -94,7 +94,7 @@ struct PySampler : Sampler {
             }
         }
         nb::gil_scoped_release release;
-        score_rows(logits.data(), logits.stride(0), targets.data(), top, 0, count, 0);
+        score(logits.data(), logits.stride(0), {targets.data(), targets.shape(0)}, top);
     }
 
     std::vector<const SamplerSequence*> sequences;
@@ -149,12 +149,12 @@ void bind_sampler(nb::module_& m) {
     nb::class_<PySampler> sampler(m, "Sampler", "Samples many rows in one call, without the GIL.");
     sampler
         .def(nb::init<int32_t, int32_t, int32_t, const std::string&>(), "vocab"_a, "max_rows"_a,
-             "workers"_a = 1, "isa"_a = "")
-        .def("sample", &PySampler::sample, "logits"_a.noconvert(), "sequences"_a, "positions"_a.noconvert(),
-             "masks"_a,
+             "threads"_a = 1, "isa"_a = "")
+        .def("sample", &PySampler::sample_list, "logits"_a.noconvert(), "sequences"_a,
+             "positions"_a.noconvert(), "masks"_a,
              "Samples row r of `logits` for sequences[r]; `masks` is empty or has uint32 words or None per "
              "row.")
-        .def("score", &PySampler::score, "logits"_a.noconvert(), "targets"_a.noconvert(), "top"_a,
+        .def("score", &PySampler::score_targets, "logits"_a.noconvert(), "targets"_a.noconvert(), "top"_a,
              "Log-probabilities of targets[r] and of the `top` likeliest tokens under row r of `logits`.");
     def_view(sampler, "tokens", &Sampler::Results::tokens);
     def_view(sampler, "status", &Sampler::Results::status);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/logit_row.h"
 #include "kernels/packed_matrix.h"
 
 namespace tandem {
@@ -103,6 +104,7 @@ struct Kernels {
     // Folds one query's states of consecutive segments, `stride` floats apart; overwrites them.
     void (*fold_attention)(float* states, int segments, int64_t stride, int head_dim, float* out);
     Probes probes;
+    SamplerKernels sampler;
 };
 
 inline constexpr int kPageSize = 16;

@@ -7,6 +7,7 @@
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "kernels/repack.h"
+#include "kernels/sampling.h"
 
 namespace tandem::TANDEM_ISA {
 
@@ -26,6 +27,7 @@ inline Kernels make_table(const char* name) {
         .attention = attention,
         .fold_attention = fold_attention,
         .probes = make_probes(),
+        .sampler = {scan, copy, total_mass, bucket_masses, find_bucket, count_before, noise_bounds},
     };
 }
 

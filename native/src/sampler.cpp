@@ -12,19 +12,7 @@ namespace tandem {
 
 namespace {
 
-TANDEM_SAMPLER_KERNELS(scalar, )
-TANDEM_SAMPLER_KERNELS(avx2, [[gnu::target("avx2")]])
-TANDEM_SAMPLER_KERNELS(avx512, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]])
-
-const SamplerKernels& find_kernels(const char* isa) {
-    for (const SamplerKernels* table : {&scalar::kernels, &avx2::kernels, &avx512::kernels}) {
-        if (std::strcmp(isa, table->name) == 0) return *table;
-    }
-    throw std::invalid_argument(std::string("no sampler for the instruction set ") + isa);
-}
-
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int kBuckets = 2048;
 constexpr int32_t kMaxVocab = 1 << 23;  // so that all masses add up to less than 2^64
 
 // A token's place in the order (logit descending, id ascending): smaller comes first.
@@ -128,21 +116,21 @@ void SamplerSequence::adjust(int32_t position, float* logits) const {
     }
 }
 
-Sampler::Sampler(int32_t vocab, int32_t max_rows, int32_t workers, const char* isa)
-    : vocab_(vocab), max_rows_(max_rows), kernels_(&find_kernels(isa)) {
-    if (vocab < 1 || vocab > kMaxVocab || max_rows < 1 || workers < 1) {
-        throw std::invalid_argument("a sampler needs 1 to 8388608 tokens, at least one row and one worker");
+Sampler::Sampler(int32_t vocab, int32_t max_rows, int32_t threads, const SamplerKernels& kernels)
+    : vocab_(vocab), max_rows_(max_rows), kernels_(kernels), pool_(std::max(1, std::min(threads, max_rows))) {
+    if (vocab < 1 || vocab > kMaxVocab || max_rows < 1 || threads < 1) {
+        throw std::invalid_argument("a sampler needs 1 to 8388608 tokens, at least one row and one thread");
     }
     const auto tokens = static_cast<size_t>(vocab);
     const auto blocks = (tokens + kTokenBlock - 1) / kTokenBlock;
     const auto rows = static_cast<size_t>(max_rows);
-    workspaces_.resize(static_cast<size_t>(workers));
+    workspaces_.resize(static_cast<size_t>(pool_.count()));
     for (Workspace& work : workspaces_) {
         work.adjusted.resize(tokens);
         work.block_keys.resize(blocks);
         work.key_order.resize(blocks);
         work.candidates.resize(tokens);
-        work.bucket_mass.resize(kBuckets);
+        work.bucket_mass.resize(kBuckets + 1);
     }
     results_.tokens.resize(rows);
     results_.status.resize(rows);
@@ -151,13 +139,21 @@ Sampler::Sampler(int32_t vocab, int32_t max_rows, int32_t workers, const char* i
     results_.logprobs.resize(rows * (1 + kMaxLogprobs));
 }
 
-void Sampler::sample_rows(const SampleTask& task, int32_t begin, int32_t end, int32_t worker) {
-    Workspace& work = workspaces_[static_cast<size_t>(worker)];
-    for (int32_t row = begin; row < end; ++row) {
+template <typename Body>
+void Sampler::for_rows(int32_t rows, const Body& body) {
+    if (rows == 1) return body(0, workspaces_[0]);  // nobody needs to wake up
+    pool_.run([&](Worker& worker) {
+        Workspace& work = workspaces_[static_cast<size_t>(worker.index())];
+        worker.dynamic_for(rows, 1, [&](int64_t row, int64_t) { body(static_cast<int32_t>(row), work); });
+    });
+}
+
+void Sampler::sample(const SampleTask& task) {
+    for_rows(static_cast<int32_t>(task.sequences.size()), [&](int32_t row, Workspace& work) {
         const auto at = static_cast<size_t>(row);
         results_.tokens[at] = -1;
         results_.status[at] = static_cast<int32_t>(sample_row(task, row, work));
-    }
+    });
 }
 
 SampleStatus Sampler::sample_row(const SampleTask& task, int32_t index, Workspace& work) {
@@ -169,7 +165,7 @@ SampleStatus Sampler::sample_row(const SampleTask& task, int32_t index, Workspac
     const float* raw = task.logits + index * task.stride;
     const float* logits = raw;
     if (mask != nullptr || sequence.adjusts(position)) {
-        if (!finite(kernels_->copy(raw, mask, vocab_, work.adjusted.data()))) return SampleStatus::kNotFinite;
+        if (!finite(kernels_.copy(raw, mask, vocab_, work.adjusted.data()))) return SampleStatus::kNotFinite;
         sequence.adjust(position, work.adjusted.data());
         logits = work.adjusted.data();
     }
@@ -207,22 +203,20 @@ SampleStatus Sampler::sample_row(const SampleTask& task, int32_t index, Workspac
     return SampleStatus::kOk;
 }
 
-void Sampler::score_rows(const float* logits, int64_t stride, const int32_t* tokens, int32_t top,
-                         int32_t begin, int32_t end, int32_t worker) {
-    Workspace& work = workspaces_[static_cast<size_t>(worker)];
-    for (int32_t index = begin; index < end; ++index) {
+void Sampler::score(const float* logits, int64_t stride, std::span<const int32_t> tokens, int32_t top) {
+    for_rows(static_cast<int32_t>(tokens.size()), [&](int32_t index, Workspace& work) {
         LogitRow row;
         const SampleStatus status = scan(logits + index * stride, 1.0f, work, row);
         const auto at = static_cast<size_t>(index);
         results_.status[at] = static_cast<int32_t>(status);
-        results_.tokens[at] = status == SampleStatus::kOk ? tokens[index] : -1;
-        if (status == SampleStatus::kOk) write_logprobs(row, index, tokens[index], top, work);
-    }
+        results_.tokens[at] = status == SampleStatus::kOk ? tokens[at] : -1;
+        if (status == SampleStatus::kOk) write_logprobs(row, index, tokens[at], top, work);
+    });
 }
 
 SampleStatus Sampler::scan(const float* logits, float inverse_temperature, Workspace& work,
                            LogitRow& row) const {
-    const KeyRange range = kernels_->scan(logits, vocab_, work.block_keys.data());
+    const KeyRange range = kernels_.scan(logits, vocab_, work.block_keys.data());
     if (!finite(range)) return SampleStatus::kNotFinite;
     if (range.highest == key_of(-kInfinity)) return SampleStatus::kNoToken;
     row = {logits,
@@ -238,13 +232,13 @@ void Sampler::write_logprobs(const LogitRow& row, int32_t index, int32_t token, 
                              Workspace& work) {
     LogitRow raw = row;
     raw.inverse_temperature = 1.0f;
-    const double log_total = natural_log(static_cast<double>(kernels_->total_mass(raw)) * kMassUnit);
+    const double log_total = natural_log(static_cast<double>(kernels_.total_mass(raw)) * kMassUnit);
     const auto logprob = [&](int32_t id) {
         return static_cast<float>((static_cast<double>(raw.x[id]) - static_cast<double>(raw.highest)) -
                                   log_total);
     };
     const auto first = static_cast<size_t>(index) * (1 + kMaxLogprobs);
-    results_.ranks[static_cast<size_t>(index)] = 1 + kernels_->count_before(raw, token);
+    results_.ranks[static_cast<size_t>(index)] = 1 + kernels_.count_before(raw, token);
     results_.logprob_tokens[first] = token;
     results_.logprobs[first] = logprob(token);
     if (top == 0) return;
@@ -284,35 +278,18 @@ int64_t Sampler::select_top(const LogitRow& row, int64_t k, Workspace& work) con
 
 // The place of top-p's last survivor.
 uint64_t Sampler::nucleus(const LogitRow& row, double top_p, Workspace& work) const {
-    const uint64_t total = kernels_->total_mass(row);
-    const uint64_t target = share_of(total, top_p);
-    // The tokens of at most (total - target) / vocab each cannot together exceed what the nucleus may leave
-    // out, so it ends before them. Half a unit covers the rounding of a mass, the 0.001 that of logarithm and
-    // exponential.
-    const double light = static_cast<double>(total - target) / vocab_ - 0.5;
-    float lowest = kMasslessBelow;
-    if (light > 0.0) {
-        lowest = std::max(lowest, static_cast<float>(natural_log(light * kMassUnit)) - 0.001f);
-    }
-    const float scale = kBuckets / -lowest;
-    const auto bucket_of = [&](float shifted) {
-        return std::min(static_cast<int32_t>(-shifted * scale), kBuckets - 1);
-    };
-    const auto reaches = [&](int32_t block) {
-        return row.shifted(value_of(row.block_keys[block])) >= lowest;
-    };
     auto& bucket_mass = work.bucket_mass;
     std::fill(bucket_mass.begin(), bucket_mass.end(), 0);
-    float shifted[kTokenBlock];
+    int32_t buckets[kTokenBlock];
     uint64_t masses[kTokenBlock];
     for (int32_t block = 0; block < row.blocks; ++block) {
-        if (!reaches(block)) continue;
-        kernels_->block_masses(row, block, shifted, masses);
-        for (int i = 0; i < kTokenBlock; ++i) {
-            if (shifted[i] >= lowest) bucket_mass[static_cast<size_t>(bucket_of(shifted[i]))] += masses[i];
-        }
+        if (row.shifted(value_of(row.block_keys[block])) < kMasslessBelow) continue;
+        kernels_.bucket_masses(row, block, buckets, masses);
+        for (int i = 0; i < kTokenBlock; ++i) bucket_mass[static_cast<size_t>(buckets[i])] += masses[i];
     }
-    uint64_t rest = target;
+    uint64_t total = 0;
+    for (const uint64_t mass : bucket_mass) total += mass;
+    uint64_t rest = share_of(total, top_p);
     int32_t bucket = 0;
     for (; bucket_mass[static_cast<size_t>(bucket)] < rest; ++bucket)
         rest -= bucket_mass[static_cast<size_t>(bucket)];
@@ -320,12 +297,11 @@ uint64_t Sampler::nucleus(const LogitRow& row, double top_p, Workspace& work) co
     uint64_t* places = work.candidates.data();
     int64_t count = 0;
     for (int32_t block = 0; block < row.blocks; ++block) {
-        const float block_shifted = row.shifted(value_of(row.block_keys[block]));
-        if (block_shifted < lowest || bucket_of(block_shifted) > bucket) continue;
-        const int32_t end = std::min(vocab_, (block + 1) * kTokenBlock);
-        for (int32_t token = block * kTokenBlock; token < end; ++token) {
-            const float d = row.shifted(row.x[token]);
-            if (d >= lowest && bucket_of(d) == bucket) places[count++] = place_of(row.x[token], token);
+        if (bucket_of(row.shifted(value_of(row.block_keys[block]))) > bucket) continue;
+        if (!kernels_.find_bucket(row, block, bucket, buckets)) continue;
+        const int32_t first = block * kTokenBlock, tokens = std::min(kTokenBlock, vocab_ - first);
+        for (int32_t i = 0; i < tokens; ++i) {
+            if (buckets[i] == bucket) places[count++] = place_of(row.x[first + i], first + i);
         }
     }
     return prefix_end(row, places, count, rest);
@@ -344,7 +320,7 @@ int32_t Sampler::draw(const LogitRow& row, const NoiseStream& noise, uint64_t la
         if (row.block_keys[block] < last_key || highest < floor) continue;
         const float threshold = static_cast<float>(best) - 0.001f;  // the bounds are rounded
         if (highest + kLargestGumbel < threshold) continue;
-        if (!kernels_->noise_bounds(row, block, noise, threshold, words, bounds)) continue;
+        if (!kernels_.noise_bounds(row, block, noise, threshold, words, bounds)) continue;
         for (int i = 0; i < kTokenBlock; ++i) {
             if (bounds[i] < threshold) continue;
             const int32_t token = block * kTokenBlock + i;

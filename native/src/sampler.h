@@ -7,10 +7,10 @@
 // top-k and top-p go to lower ids.
 //
 // Arithmetic: penalties in float32, one rounding per operation. d = (x - max x) * (float32)(1 / temperature).
-// Masses are the integers of mass_of(d) (sampler_kernels.h), so top-p's sums are exact: it keeps the shortest
-// prefix, ordered by logit, whose mass is at least ceil(top_p * total). Min-p keeps d >= (float32)log(min_p).
-// The token with the highest float64 sum d + gumbel wins, the lowest id among equals. Log-probabilities are
-// those of the raw logits, before all of the above.
+// Masses are the integers of mass_of(d) (kernels/logit_row.h), so top-p's sums are exact: it keeps the
+// shortest prefix, ordered by logit, whose mass is at least ceil(top_p * total). Min-p keeps d >=
+// (float32)log(min_p). The token with the highest float64 sum d + gumbel wins, the lowest id among equals.
+// Log-probabilities are those of the raw logits, before all of the above.
 //
 // All survivors of the filters are the tokens up to some place in the order (logit descending, id ascending),
 // so a filter is one number, the place of its last survivor; no list is kept and nothing is sorted.
@@ -20,7 +20,8 @@
 #include <span>
 #include <vector>
 
-#include "src/sampler_kernels.h"
+#include "kernels/logit_row.h"
+#include "src/thread_pool.h"
 #include "src/token_counts.h"
 
 namespace tandem {
@@ -97,16 +98,14 @@ struct SampleTask {
 // token.
 class Sampler {
  public:
-    // `workers`: how many sample_rows may run at once. `isa`: "scalar", "avx2" or "avx512".
-    Sampler(int32_t vocab, int32_t max_rows, int32_t workers, const char* isa);
+    // Throws std::invalid_argument for sizes that it cannot have.
+    Sampler(int32_t vocab, int32_t max_rows, int32_t threads, const SamplerKernels& kernels);
 
-    // Samples rows [begin, end); calls with different workers and disjoint rows may run on different threads.
-    void sample_rows(const SampleTask& task, int32_t begin, int32_t end, int32_t worker);
+    // Samples a row for each of the task's sequences; the rows are spread over the sampler's threads.
+    void sample(const SampleTask& task);
 
-    // Log-probabilities of given tokens under rows [begin, end), with the `top` likeliest, into the same
-    // results.
-    void score_rows(const float* logits, int64_t stride, const int32_t* tokens, int32_t top, int32_t begin,
-                    int32_t end, int32_t worker);
+    // Log-probabilities of tokens[r] under row r, with the `top` likeliest, into the same results.
+    void score(const float* logits, int64_t stride, std::span<const int32_t> tokens, int32_t top);
 
     struct Results {
         std::vector<int32_t> tokens;  // -1 where the status is not kOk
@@ -129,6 +128,9 @@ class Sampler {
         std::vector<uint64_t> bucket_mass;
     };
 
+    // Calls body(row, workspace) for each row, one row at a time on each thread.
+    template <typename Body>
+    void for_rows(int32_t rows, const Body& body);
     SampleStatus sample_row(const SampleTask& task, int32_t row, Workspace& work);
     SampleStatus scan(const float* logits, float inverse_temperature, Workspace& work, LogitRow& row) const;
     void write_logprobs(const LogitRow& row, int32_t index, int32_t token, int32_t top, Workspace& work);
@@ -138,7 +140,8 @@ class Sampler {
                  int32_t best_token) const;
 
     int32_t vocab_, max_rows_;
-    const SamplerKernels* kernels_;
+    const SamplerKernels& kernels_;
+    ThreadPool pool_;
     std::vector<Workspace> workspaces_;
     Results results_;
 };

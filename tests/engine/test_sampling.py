@@ -205,7 +205,8 @@ def test_a_row_without_any_allowed_token_fails(temperature: float) -> None:
     assert "masked" in result.errors[0]
 
 
-def test_a_row_does_not_depend_on_the_others() -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_row_does_not_depend_on_the_others(threads: int) -> None:
     rng = np.random.default_rng(3)
     vocab, n = 500, 24
     logits = (rng.standard_normal((n, vocab)) * 2).astype(np.float32)
@@ -218,7 +219,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     ]
     states = [state_of(SamplingParams(**options[i % 5], logprobs=2), vocab, seed=i) for i in range(n)]
     positions = list(range(100, 100 + n))
-    sampler = Sampler(vocab, n)
+    sampler = Sampler(vocab, n, threads=threads)
     together = sampler.sample(logits, states, positions)
     tokens, logprobs = together.tokens.tolist(), together.logprobs
     order = rng.permutation(n)

@@ -80,7 +80,7 @@ class Engine:
         # A tokenizer may know more tokens than the model has rows for.
         self._eos_ids = tuple(sorted(token for token in eos_ids if token < self.vocab))
         self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, limits.context))
-        self._sampler = Sampler(self.vocab, layout.max_samples)
+        self._sampler = Sampler(self.vocab, layout.max_samples, threads=executor.threads)
         self._states: list[SamplingState] = []
         self._live: dict[str, list[Sequence]] = {}
         self._deltas: list[Delta] = []

@@ -78,6 +78,11 @@ class Executor:
         self._timelines = [Timeline() for _ in self.programs]
         self._steps = 0
 
+    @property
+    def threads(self) -> int:
+        """Of the host, as many as the devices compute with: they are free between two steps."""
+        return max(device.info.threads or 1 for device in self._devices.values())
+
     def submit(self, batch: Batch) -> StepHandle:
         """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until done."""
         self._steps += 1

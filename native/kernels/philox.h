@@ -13,11 +13,14 @@
 
 namespace tandem {
 
+inline constexpr int kPhiloxRounds = 10;
+inline constexpr uint32_t kPhiloxStep0 = 0x9e3779b9, kPhiloxStep1 = 0xbb67ae85;
+
 // Ten rounds on N counters at once; c[w][i] is word w of counter i, before and after.
 template <int N>
 [[gnu::always_inline]] inline void philox4x32(uint32_t k0, uint32_t k1, uint32_t (&c)[4][N]) {
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < kPhiloxRounds; ++round) {
         for (int i = 0; i < N; ++i) {
             const uint64_t a = uint64_t{0xd2511f53} * c[0][i];
             const uint64_t b = uint64_t{0xcd9e8d57} * c[2][i];
@@ -26,8 +29,8 @@ template <int N>
             c[2][i] = static_cast<uint32_t>(a >> 32) ^ c[3][i] ^ k1;
             c[3][i] = static_cast<uint32_t>(a);
         }
-        k0 += 0x9e3779b9;
-        k1 += 0xbb67ae85;
+        k0 += kPhiloxStep0;
+        k1 += kPhiloxStep1;
     }
 }
 
@@ -35,6 +38,15 @@ struct NoiseStream {
     uint64_t seed;
     uint32_t sample_index;
     uint32_t position;
+    uint64_t keys[kPhiloxRounds][2];  // of each round
+
+    NoiseStream(uint64_t the_seed, uint32_t the_sample, uint32_t the_position)
+        : seed(the_seed), sample_index(the_sample), position(the_position) {
+        for (uint32_t round = 0; round < kPhiloxRounds; ++round) {
+            keys[round][0] = static_cast<uint32_t>(seed) + round * kPhiloxStep0;
+            keys[round][1] = static_cast<uint32_t>(seed >> 32) + round * kPhiloxStep1;
+        }
+    }
 
     // Words of the 64 tokens [64 * block, 64 * block + 64).
     [[gnu::always_inline]] inline void block(uint32_t block, uint32_t* words) const {
