@@ -1,12 +1,7 @@
 """Run in a process of its own: loads a model and prints the most memory that it held on the way.
 
-<<<<<<< HEAD
 python loading_memory.py MODEL → JSON {packed, anonymous, mapped}, in bytes; the last two are the largest growth of
 that kind of memory seen after any block
-=======
-python loading_memory.py MODEL → JSON {packed, anonymous, mapped}, in bytes; the last two are the largest growth of that
-kind of memory seen after any block
->>>>>>> 330dcb2 (Sample rows on all threads, with noise and top-p vectorized)
 """
 
 from __future__ import annotations

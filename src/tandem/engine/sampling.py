@@ -125,13 +125,9 @@ class Sampled:
 class Sampler:
     """Samples up to `max_rows` rows of `vocab` logits in one native call; its memory is planned here.
 
-<<<<<<< HEAD
     One call at a time. isa: which of the equal implementations runs: scalar, avx2, vnni256, avxvnni, avx512 or '',
     the fastest.
-=======
-    One call at a time. isa: which of the equal implementations runs: scalar, avx2, avx512 or '', the fastest.
     threads: over which the rows are spread, the caller's included; what they compute does not depend on it.
->>>>>>> 330dcb2 (Sample rows on all threads, with noise and top-p vectorized)
     """
 
     def __init__(self, vocab: int, max_rows: int, isa: str = "", threads: int = 1) -> None:

@@ -122,7 +122,8 @@ class CpuProgram:
 
 class CpuDevice:
     """threads: size of the lane; None: one per usable physical core. isa: scalar, avx2, vnni256, avxvnni or avx512;
-    None: the variable TANDEM_CPU_ISA, or else the fastest that this CPU runs. Raises DeviceError for kernels that it does not run.
+    None: the variable TANDEM_CPU_ISA, or else the fastest that this CPU runs. Raises DeviceError for kernels that
+    it does not run.
     """
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
