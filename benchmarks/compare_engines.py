@@ -73,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         "--batch", type=sizes_of, default=(1, 2, 4, 8, 32), help="decode sizes, like 1,2,8; '' for none"
     )
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt; 0 for none")
+    parser.add_argument("--repeats", type=int, default=3, help="prefills of one turn; their median is its figure")
     parser.add_argument("--prompt-tokens", type=int, default=16, help="before a sequence decodes")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--cold", action="store_true", help="also: process start to the first byte of text")
@@ -99,7 +100,7 @@ def work_of(options: argparse.Namespace, cost: CostModel) -> Work:
         return Work(options.threads, 0, (LONG_BATCH,), options.long, options.new_tokens, cost.spec.vocab)
     return Work(
         options.threads, options.prefill, options.batch, options.prompt_tokens, options.new_tokens, cost.spec.vocab,
-        options.cold,
+        options.cold, options.repeats,
     )  # fmt: skip
 
 
@@ -173,6 +174,7 @@ def command_line(model: Path, options: argparse.Namespace) -> str:
     if options.long:
         return shlex.join([*command, "--long", str(options.long), "--new-tokens", str(options.new_tokens)])
     command += ["--batch", ",".join(map(str, options.batch)), "--prefill", str(options.prefill)]
+    command += ["--repeats", str(options.repeats)]
     command += ["--prompt-tokens", str(options.prompt_tokens), "--new-tokens", str(options.new_tokens)]
     return shlex.join([*command, *(["--cold"] if options.cold else [])])
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,9 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHON
 
 @dataclass(frozen=True)
 class Work:
-    """What one turn measures. prefill: tokens of the prompt, 0 for none. batches: sizes to decode. cold: the start too.
+    """What one turn measures. prefill: tokens of the prompt, 0 for none, and repeats, of which the median counts.
+
+    batches: sizes to decode. cold: the start too.
 
     prompt, new: tokens of each decoding sequence, before and measured. vocab: of the model.
     """
@@ -37,6 +40,7 @@ class Work:
     new: int
     vocab: int
     cold: bool = False
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,11 @@ class LlamaCpp:
         about = ""
         common = ["-m", str(model.resolve()), "-t", str(work.threads)]
         if work.prefill:
-            sizes = ["-p", str(work.prefill), "-n", "0", "-r", "1", "-o", "json"]
+            sizes = ["-p", str(work.prefill), "-n", "0", "-r", str(work.repeats), "-o", "json"]
             (test,) = json.loads(run([str(self._folder / "llama-bench"), *common, *self.bench, *sizes]))
             if (test["n_prompt"], test["n_threads"], test["type_k"]) != (work.prefill, work.threads, "f16"):
                 raise EngineError(f"{self.name} measured something else than it was asked for")
-            rates["prefill"] = test["avg_ts"]
+            rates["prefill"] = statistics.median(test["samples_ts"])
             about = f"build {test['build_number']}, commit {test['build_commit']}"
         if work.batches:
             sizes = ["-npp", str(work.prompt), "-ntg", str(work.new), "-npl", ",".join(map(str, work.batches))]
@@ -203,8 +207,8 @@ def measure_tandem(model: Path, work: Work) -> dict[str, Any]:
         bench = ThroughputBench(subject.engine, workload)
         if work.prefill:
             bench.measure("prefill", 1, 0)  # warm-up
-            span = bench.measure("prefill", 1, 0)
-            rates["prefill"] = span.rows / span.seconds
+            spans = [bench.measure("prefill", 1, 0) for _ in range(work.repeats)]
+            rates["prefill"] = statistics.median(span.rows / span.seconds for span in spans)
         for batch in work.batches:
             span = bench.measure("decode", batch, depth)
             rates[f"decode {batch}"] = span.rows / span.seconds
