@@ -69,7 +69,9 @@ class CostModel:
     def turn_seconds(self, work: Work, ceilings: Ceilings) -> float:
         """The least time for all that one turn computes, warm-up and prompts included."""
         cells = [f"decode {batch}" for batch in work.batches]
-        ideals = [self.ideal(cell, work, ceilings) for cell in cells + ["prefill"] * (1 + work.repeats if work.prefill else 0)]
+        ideals = [
+            self.ideal(cell, work, ceilings) for cell in cells + ["prefill"] * (1 + work.repeats if work.prefill else 0)
+        ]
         prompts = sum(self._seconds(batch * work.prompt, batch, ceilings) for batch in work.batches)
         return prompts + sum(ideal[0] for ideal in ideals if ideal)
 

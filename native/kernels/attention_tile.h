@@ -80,8 +80,17 @@ inline void score_pages(const float* const* queries, const typename Kv::Element*
             }
         }
     }
+    // A loop that is not unrolled may only follow: sums that one could index would live in memory all along.
+    TANDEM_UNROLL_ALL
     for (int i = 0; i < N; ++i) {
-        for (int p = 0; p < P; ++p) store(scores + i * kTile + p * kPageSize, form(sum[i][p]));
+        TANDEM_UNROLL_ALL
+        for (int p = 0; p < P; ++p) store(scores + i * kTile + p * kPageSize, sum[i][p]);
+    }
+    for (int i = 0; i < N; ++i) {
+        for (int p = 0; p < P; ++p) {
+            float* at = scores + i * kTile + p * kPageSize;
+            store(at, form(load(at)));
+        }
     }
 }
 

@@ -55,7 +55,7 @@ struct RowScales {
 template <WeightType T>
     requires(has_minimum(T))
 struct RowScales<T> {
-    int32_t start;
+    static constexpr int32_t start = 0;  // stored unsigned, without a zero point
     float scale, scaled_sum;
 };
 template <>
@@ -72,19 +72,43 @@ inline void prepare_rows(const Activations& x, int64_t first_row, int rows, int6
     constexpr int zero = Dot<T>::kZeroPoint;
     for (int r = 0; r < rows; ++r) {
         const int64_t at = (first_row + r) * (x.columns / kBlockColumns) + first_block;
-        [[maybe_unused]] const int8_t* q =
-            x.q + (first_row + r) * q_stride(x.columns) + first_block * kBlockColumns;
-        for (int b = 0; b < blocks; ++b) {
-            RowScales<T>& to = out[b * rows + r];
-            const int32_t sum = x.sum[at + b];
-            to.scale = x.scale[at + b];
-            to.start = -zero * sum;
-            if constexpr (has_minimum(T)) to.scaled_sum = to.scale * static_cast<float>(sum);
-            if constexpr (T == WeightType::kQ6_K) {
+        const float* scale = x.scale + at;
+        const int32_t* sum = x.sum + at;
+        RowScales<T>* to = out + r;
+        if constexpr (T == WeightType::kQ6_K) {
+            const int8_t* q = x.q + (first_row + r) * q_stride(x.columns) + first_block * kBlockColumns;
+            for (int b = 0; b < blocks; ++b, to += rows) {
                 int32_t half = 0;
                 for (int c = 0; c < kBlockColumns / 2; ++c) half += q[b * kBlockColumns + c];
-                to.start = -zero * half;
-                to.second_start = -zero * (sum - half);
+                *to = {-zero * half, scale[b], -zero * (sum[b] - half)};
+            }
+        } else {
+            // Pairs of four bytes, which four blocks at a time put together.
+            const auto store = [&](__m128i pairs) {
+                _mm_storel_epi64(reinterpret_cast<__m128i*>(to), pairs);
+                _mm_storel_epi64(reinterpret_cast<__m128i*>(to + rows), _mm_unpackhi_epi64(pairs, pairs));
+                to += 2 * rows;
+            };
+            int b = 0;
+            for (; b + 4 <= blocks; b += 4) {
+                const __m128 scales = _mm_loadu_ps(scale + b);
+                const __m128i sums = _mm_loadu_si128(reinterpret_cast<const __m128i*>(sum + b));
+                __m128i low = _mm_castps_si128(scales), high;
+                if constexpr (has_minimum(T)) {
+                    high = _mm_castps_si128(_mm_mul_ps(scales, _mm_cvtepi32_ps(sums)));
+                } else {
+                    high = low;
+                    low = _mm_mullo_epi32(sums, _mm_set1_epi32(-zero));
+                }
+                store(_mm_unpacklo_epi32(low, high));
+                store(_mm_unpackhi_epi32(low, high));
+            }
+            for (; b < blocks; ++b, to += rows) {
+                if constexpr (has_minimum(T)) {
+                    *to = {scale[b], scale[b] * static_cast<float>(sum[b])};
+                } else {
+                    *to = {-zero * sum[b], scale[b]};
+                }
             }
         }
     }

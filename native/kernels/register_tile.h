@@ -78,9 +78,16 @@ struct OutTile {
           stride(p.out_stride),
           columns(smaller(p.w->rows, end * kVectorRows) - vector * kVectorRows) {}
 
+    // Accumulators at the tile's beginning. Its output is claimed meanwhile: stores that miss the cache would
+    // hold up those of the tile that follows.
     template <int kVectors, int kRows>
     TANDEM_INLINE void start(bool resume, Floats (&acc)[kVectors][kRows]) const {
         if (resume) return load(acc);
+        for (int r = 0; r < kRows; ++r) {
+            for (int v = 0; v < kVectors; v += 16 / kVectorRows) {
+                __asm__ volatile("prefetchw %0" ::"m"(first[r * stride + v * kVectorRows]));
+            }
+        }
         TANDEM_UNROLL
         for (int v = 0; v < kVectors; ++v) {
             TANDEM_UNROLL

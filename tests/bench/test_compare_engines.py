@@ -18,7 +18,8 @@ SIZES = ["--batch", "1,2,5", "--prefill", "24", "--prompt-tokens", "8", "--new-t
 BENCH = """#!{python}
 import json, sys
 tokens = int(sys.argv[sys.argv.index("-p") + 1])
-print(json.dumps([dict(n_prompt=tokens, n_threads=1, type_k="f16", avg_ts=7.0, build_number=1, build_commit="abc")]))
+about = dict(build_number=1, build_commit="abc")
+print(json.dumps([dict(n_prompt=tokens, n_threads=1, type_k="f16", samples_ts=[7.0], **about)]))
 """
 BATCHED = """#!{python}
 import sys
