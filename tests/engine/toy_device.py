@@ -154,6 +154,9 @@ class ToyDevice:
     def plan_workspace(self, specs: Any, rows: int) -> int:
         return 0
 
+    def plan_host(self, specs: Any, layout: Any) -> int:
+        return 0
+
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> ToyPool:
         return ToyPool(group, pages)
 

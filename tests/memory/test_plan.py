@@ -10,6 +10,7 @@ import pytest
 
 from paths import SHARED
 from tandem.devices.base import DeviceInfo, MemorySpace
+from tandem.devices.batch import BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
 from tandem.errors import MemoryPlanError
@@ -35,6 +36,10 @@ class Scale:
 
     def plan_workspace(self, specs: Sequence[Any], rows: int) -> int:
         return rows * 1024
+
+    def plan_host(self, specs: Sequence[Any], layout: BatchLayout) -> int:
+        """Devices with memory of their own pass a batch through the host's."""
+        return 0 if self.info.memory[0].host_mapped else layout.size * 4
 
 
 def spec(layers: int = 4) -> ModelSpec:
@@ -128,9 +133,21 @@ def test_nothing_fits_into_less_than_the_weights() -> None:
 def test_devices_with_memory_of_their_own_are_counted_apart() -> None:
     devices = {"a": Scale(), "gpu": Scale(host_mapped=False)}
     plan = planner(("a",) * 5 + ("gpu",) * 5, devices).plan(Limits(1024, 4, 64), 4096)
-    spaces = plan.by_memory()
-    assert spaces == {"host": plan.staging + plan.devices[0].total, "gpu": plan.devices[1].total}
-    assert sum(spaces.values()) == plan.total
+    shared, own = plan.devices
+    assert own.host == plan.layout.size * 4 and shared.host == 0
+    host = plan.staging + shared.total + own.host
+    assert plan.by_memory() == {"host": host, "a": shared.total, "gpu": own.total - own.host}
+    assert plan.total == plan.staging + shared.total + own.total
+    assert "on the host" in plan.table()
+
+
+def test_a_device_that_reaches_a_part_of_the_hosts_memory_is_kept_within_it() -> None:
+    limits = Limits(context=4096, sequences=8, rows=256)
+    budget = {"host": 1 << 40, "a": 40 * MIB}
+    plan = planner().fit(limits, budget)
+    assert plan.devices[0].total <= 40 * MIB < planner().plan(limits, plan.kv_positions + 16).devices[0].total
+    with pytest.raises(MemoryPlanError, match=r"of a memory where 5\.0 MiB may be used"):
+        planner().fit(limits, {"host": 1 << 40, "a": 5 * MIB})
 
 
 def test_pools_take_the_bytes_that_were_planned() -> None:

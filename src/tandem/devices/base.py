@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem._native import StepFailed, Timeline
-from tandem.devices.batch import Batch
+from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.spec import BlockSpec, KVDtype, Slice
 from tandem.errors import DeviceError
 from tandem.weights.tensor import Tensor
@@ -160,6 +160,12 @@ class Device(Protocol):
 
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
         """Bytes of scratch that programs of these blocks need for batches of at most `rows` rows."""
+        ...
+
+    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+        """Bytes of the host's memory beside: what passes on to a device that does not work in the step's own buffers,
+        for programs of these blocks and batches of this layout.
+        """
         ...
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> Any:

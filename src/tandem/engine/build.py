@@ -148,9 +148,15 @@ def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig, devices: Mapp
 
 
 def _device_budgets(devices: Mapping[str, Device]) -> dict[str, int]:
-    """Bytes of the memory that devices do not share with the host: what is free of it."""
+    """Bytes that each device reaches: what is free of its own memory, less a little for what its driver takes; or, of a
+    GPU that shares the host's, what its driver lets it have.
+    """
     spaces = {name: device.info.memory[0] for name, device in devices.items()}
-    return {name: space.bytes_free for name, space in spaces.items() if not space.host_mapped}
+    return {
+        name: max(0, space.bytes_free - min(_HEADROOM, space.bytes_free // 16))
+        for name, space in spaces.items()
+        if space.name != "host"
+    }
 
 
 def _budget(memory: int | str | None) -> int:

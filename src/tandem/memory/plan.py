@@ -54,17 +54,26 @@ class KVGroupPlan:
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
-    """Bytes on one device. memory: the space they come from; devices that work in host memory share `host`."""
+    """Bytes on one device. memory: the space they come from; devices that work in host memory share `host`.
+
+    host: of the host's memory in any case, as what passes on to the device and back.
+    """
 
     device: str
     memory: str
     weights: int
     kv: int
     workspace: int
+    host: int
+
+    @property
+    def own(self) -> int:
+        """Bytes of the space `memory`."""
+        return self.weights + self.kv + self.workspace
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + self.workspace
+        return self.own + self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,13 @@ class MemoryPlan:
         return self.staging + sum(device.total for device in self.devices)
 
     def by_memory(self) -> dict[str, int]:
-        """Bytes per memory space; staging is the host's."""
+        """Bytes per memory space; staging is the host's. A device that works in host memory has an entry, too: there
+        may be a limit to what it reaches.
+        """
         spaces = {"host": self.staging}
         for device in self.devices:
-            spaces[device.memory] = spaces.get(device.memory, 0) + device.total
+            spaces[device.device] = device.own
+            spaces["host"] += device.host + (device.own if device.memory == "host" else 0)
         return spaces
 
     def to_json(self) -> dict[str, Any]:
@@ -124,10 +136,15 @@ class MemoryPlan:
     def table(self) -> str:
         """The plan for a reader."""
         limits = self.limits
-        rows: list[tuple[str, ...]] = [("device", "weights", "KV", "workspace", "total")]
-        rows += [(d.device, *(format_bytes(n) for n in (d.weights, d.kv, d.workspace, d.total))) for d in self.devices]
-        rows.append(("staging", "", "", "", format_bytes(self.staging)))
-        rows.append(("all", "", "", "", format_bytes(self.total)))
+        rows: list[tuple[str, ...]] = [("device", "weights", "KV", "workspace", "on the host", "total")]
+        rows += [
+            (d.device, *(format_bytes(n) for n in (d.weights, d.kv, d.workspace, d.host, d.total)))
+            for d in self.devices
+        ]
+        rows.append(("staging", "", "", "", "", format_bytes(self.staging)))
+        rows.append(("all", "", "", "", "", format_bytes(self.total)))
+        if not any(d.host for d in self.devices):
+            rows = [(*row[:4], row[5]) for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             f"{self.model}: context {limits.context:,}, up to {counted(limits.sequences, 'sequence')} at once, "
@@ -199,6 +216,13 @@ class Planner:
             # Short sequences need as many pages where attention slides as where it is full.
             pages = min(-(-kv_positions // PAGE_SIZE), limits.sequences * each)
             groups.append(KVGroupPlan(owner, group, each, max(pages, each)))
+        layout = BatchLayout(
+            max_rows=limits.rows,
+            max_sequences=limits.sequences,
+            max_samples=limits.samples(self._spec.vocab),
+            max_pages=limits.sequences * sum(plan.sequence_pages for plan in groups),
+            kv_groups=len(groups),
+        )
         plans = []
         for name, weights in self._weights.items():
             device = self._devices[name]
@@ -211,15 +235,9 @@ class Planner:
                     weights=weights,
                     kv=sum(plan.bytes for plan in groups if plan.device == name),
                     workspace=device.plan_workspace(blocks, limits.rows),
+                    host=device.plan_host(blocks, layout),
                 )
             )
-        layout = BatchLayout(
-            max_rows=limits.rows,
-            max_sequences=limits.sequences,
-            max_samples=limits.samples(self._spec.vocab),
-            max_pages=limits.sequences * sum(plan.sequence_pages for plan in groups),
-            kv_groups=len(groups),
-        )
         return MemoryPlan(
             model=self._spec.name,
             limits=limits,

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from devices.runner import Runner, aligned_zeros
+from devices.runner import Runner
 from devices.vulkan.conftest import Open
 from devices.vulkan.support import bundled, prompts_for, relative_error, tiny, whole
 from models.cases import CASES
-from tandem.devices.base import KVGroupSpec, StepBuffers
-from tandem.devices.batch import BatchLayout
+from tandem.devices.base import KVGroupSpec
+from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.ref import RefDevice
 from tandem.devices.vulkan import VulkanDevice
 from tandem.devices.vulkan.matrices import split_rows
+from tandem.devices.vulkan.memory import View
+from tandem.devices.vulkan.staging import STAGING_BYTES
 from tandem.errors import DeviceError
+from tandem.memory.plan import Limits, Planner
 from tandem.models.load import block_weights
+from tandem.pipeline.executor import Executor
+from tandem.pipeline.placement import Placement
 from tandem.weights.tensor import Tensor, TensorType
 
 
@@ -73,21 +79,36 @@ def test_copied_pages_hold_what_the_source_holds(masked: bool, opened: Open) -> 
         pool.copy_page(0, 6)
 
 
-def test_weights_and_workspace_are_planned_exactly(opened: Open) -> None:
-    device = opened()
+# What decides where things lie: the memory's kind, and whether host arrays can be imported.
+KINDS = [
+    pytest.param({}, id="unified"),
+    pytest.param({"external_host_memory": True}, id="unified-no-import"),
+    pytest.param({"unified": True}, id="discrete"),
+    pytest.param({"unified": True, "external_host_memory": True}, id="discrete-no-import"),
+]
+
+
+@pytest.mark.parametrize("hidden", KINDS)
+def test_all_that_is_taken_was_planned(hidden: dict[str, bool], opened: Open) -> None:
+    """Weights, pages, scratch, staging, mirrors and step data: to the byte, and by whose memory it is."""
+    device = opened(**hidden)
     spec, checkpoint = bundled()
-    given = [block_weights(checkpoint, spec, index) for index in range(len(spec.blocks))]
-    blocks = [device.load(block, weights) for block, weights in zip(spec.blocks, given, strict=True)]
-    planned = device.plan_weights([(b, w, None) for b, w in zip(spec.blocks, given, strict=True)])
-    assert planned == device.counters.allocated
-    pools = [
-        device.allocate_kv(KVGroupSpec(each.layer, (each.layer,), each.kv_heads, each.head_dim, each.window), 4)
-        for each in spec.attention
-    ]
-    held = device.counters.allocated
-    buffers = StepBuffers(aligned_zeros((32, spec.hidden)), aligned_zeros((2, spec.vocab)), aligned_zeros((0, 32, 1)))
-    device.link(blocks, rows=32, buffers=buffers, kv=pools)
-    assert device.counters.allocated - held == device.plan_workspace(spec.blocks, 32)
+    names = ("vulkan:0",) * len(spec.blocks)
+
+    def weights(index: int) -> Mapping[str, Tensor]:
+        return block_weights(checkpoint, spec, index)
+
+    plan = Planner(spec, names, {"vulkan:0": device}, weights).plan(Limits(64, 2, 32), 128)
+    executor = Executor(spec, plan, Placement(names), {"vulkan:0": device}, weights)
+    batch = Batch(plan.layout)
+    batch.sequences[0, :4] = (0, 1, 1, 0)
+    batch.sequences[0, 4:] = (0, 0) * plan.layout.kv_groups
+    batch.set_counts(rows=1, sequences=1, samples=1)
+    executor.submit(batch).wait()
+    planned = plan.devices[0]
+    assert device.counters.allocated == planned.total
+    if hidden.get("unified"):
+        assert device.counters.host_allocated == planned.host > STAGING_BYTES
 
 
 def test_a_steady_step_allocates_nothing_and_copies_its_step_buffer_only(vulkan: VulkanDevice) -> None:
@@ -143,16 +164,41 @@ def test_dropped_programs_pools_and_blocks_give_everything_back(masked: bool, op
     assert held[0] == held[1] == held[2]
 
 
-def test_programs_share_what_they_hand_on(opened: Open, ref: RefDevice) -> None:
+@pytest.mark.parametrize("hidden", KINDS)
+def test_programs_share_what_they_hand_on(hidden: dict[str, bool], opened: Open, ref: RefDevice) -> None:
     """Blocks that alternate between devices: one residual stream and one scratch space, however many programs."""
-    device = opened(external_host_memory=True)
+    device = opened(**hidden)
     spec, checkpoint = bundled()
     placement = [((device, ref)[index % 2], range(index, index + 1)) for index in range(len(spec.blocks))]
     runner = Runner(spec, checkpoint, placement, rows=8, sequences=1, context=32)
+    runner.forward([[1, 2, 3]])
+    specs = [spec.blocks[i] for i in range(0, len(spec.blocks), 2)]
     weights = device.plan_weights(
         [(spec.blocks[i], block_weights(checkpoint, spec, i), None) for i in range(0, len(spec.blocks), 2)]
     )
-    workspace = device.plan_workspace([spec.blocks[i] for i in range(0, len(spec.blocks), 2)], 8)
     pools = sum(pool.bytes for owner, pool in runner._pools.values() if owner is device)
-    mirrors = runner.buffers.hidden.nbytes + (runner.buffers.logits.nbytes if len(spec.blocks) % 2 else 0)
-    assert device.counters.allocated == weights + workspace + pools + mirrors
+    own = weights + device.plan_workspace(specs, 8) + pools
+    assert device.counters.allocated == own + device.plan_host(specs, runner._batch.layout)
+
+
+def test_scratch_that_grows_gives_the_smaller_back(opened: Open, ref: RefDevice) -> None:
+    """A program that is linked later and needs more; the earlier one goes on with what there is now."""
+    device = opened(unified=True)
+    spec, checkpoint = bundled()
+    small = Runner(spec, checkpoint, whole(spec, device), rows=4, sequences=1, context=32)
+    before = small.forward([[1, 2, 3]])[0]
+    Runner(spec, checkpoint, whole(spec, device), rows=32, sequences=1, context=32).forward([[1, 2, 3]])
+    buffers = device._machine.workspace._buffers.values()
+    assert sum(buffer.size for buffer in buffers) == device.plan_workspace(spec.blocks, 32)
+    np.testing.assert_array_equal(small.forward([[1, 2, 3]])[0], before)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["unified", "discrete"])
+def test_large_data_arrives_whole(masked: bool, opened: Open) -> None:
+    """More than the staging ring holds, from several threads."""
+    device = opened(unified=masked)
+    memory = device._machine.memory
+    data = np.random.default_rng(0).integers(0, 256, STAGING_BYTES + 5_000_000, dtype=np.uint8)
+    buffer = memory.device(data.nbytes, clear=False)
+    memory.write(buffer.all(), [data])
+    np.testing.assert_array_equal(memory.read(View(buffer, 0, data.nbytes)), data)

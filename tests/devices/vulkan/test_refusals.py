@@ -16,7 +16,7 @@ from devices.vulkan.support import bundled, whole
 from tandem._native import Timeline
 from tandem.devices.base import Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
-from tandem.devices.vulkan import VulkanDevice, context, memory
+from tandem.devices.vulkan import VulkanDevice, memory, queue
 from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding import loader
 from tandem.devices.vulkan.binding.loader import VulkanError
@@ -99,7 +99,7 @@ def test_a_lost_device_fails_the_step(opened: Open, monkeypatch: pytest.MonkeyPa
     def lose(name: str, *arguments: object) -> None:
         raise VulkanError(name, vk.DEVICE_LOST)
 
-    monkeypatch.setattr(context, "call", lose)
+    monkeypatch.setattr(queue, "call", lose)
     with pytest.raises(DeviceError, match=r"vulkan:0: the GPU was lost \(VK_ERROR_DEVICE_LOST\)"):
         runner.step([(sequence, [2])])
 

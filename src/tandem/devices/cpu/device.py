@@ -11,7 +11,7 @@ import numpy as np
 
 from tandem import _native
 from tandem.devices.base import DeviceInfo, Event, Float32Array, KVGroupSpec, MemorySpace, StepBuffers
-from tandem.devices.batch import Batch
+from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu.threads import default_threads
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
@@ -190,6 +190,10 @@ class CpuDevice:
         for rope in ropes:
             need.ropes(len(ropes), rope.dims // 2)
         return need.bytes(rows, self.threads)
+
+    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+        """0: it works in the step's own buffers."""
+        return 0
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> CpuKVPool:
         return CpuKVPool(group, pages)

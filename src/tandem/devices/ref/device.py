@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, StepBuffers
-from tandem.devices.batch import Batch
+from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.ref.blocks import RefBlock, Step, run_block
@@ -54,6 +54,10 @@ class RefDevice:
 
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
         """0: nothing is held between runs. The temporaries of a run are numpy's, and unplanned."""
+        return 0
+
+    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+        """0: it works in the step's own buffers."""
         return 0
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> RefKVPool:

@@ -7,17 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.loader import NULL, VulkanError, call, create, ffi, library, struct
+from tandem.devices.vulkan.binding.loader import NULL, call, create, ffi, library, struct
 from tandem.devices.vulkan.instance import Instance
 from tandem.devices.vulkan.probe import Gpu
+from tandem.devices.vulkan.queue import Queue
 from tandem.errors import DeviceError
 
 # Every shader of ours has one set of storage buffers and one block of push constants.
 BINDINGS = 8
 PUSH_BYTES = 128
 SHARED_BYTES = 16 << 10
-# A step is milliseconds to seconds; a queue that answers after this many ns hangs.
-_TIMEOUT = 600 * 10**9
 
 
 class Context:
@@ -34,23 +33,23 @@ class Context:
         wanted += ["VK_KHR_shader_integer_dot_product"] if gpu.features.integer_dot else []
         self._extensions = [each for each in wanted if each in gpu.extensions]
         self.handle = self._create_device()
-        self._queue = ffi.new("VkQueue*")
-        self.vulkan.vkGetDeviceQueue(self.handle, gpu.queue_family, 0, self._queue)
-        # Vulkan wants one thread at a time on a queue and on a command pool. Re-entrant: what the garbage collector
-        # frees, it may free while we record.
+        assert gpu.queue_family is not None
+        self.queue = Queue(self.handle, gpu.queue_family, name)
+        # Vulkan wants one thread at a time on a command pool. Re-entrant: what the garbage collector frees, it may
+        # free while we record.
         self._lock = threading.RLock()
         self._closers: list[Callable[[], None]] = []
         self._descriptor_pools: set[Any] = set()
         pool = struct("VkCommandPoolCreateInfo", flags=vk.COMMAND_POOL_RESET, queueFamilyIndex=gpu.queue_family)
         self._commands = create("vkCreateCommandPool", "VkCommandPool", self.handle, pool, NULL)
-        self._fence = create("vkCreateFence", "VkFence", self.handle, struct("VkFenceCreateInfo"), NULL)
         self.set_layout, self.pipeline_layout = self._layouts()
         self._once = self.command_buffer()
 
     def command_buffer(self) -> Any:
         """A new command buffer, in the initial state."""
         info = struct("VkCommandBufferAllocateInfo", commandPool=self._commands, commandBufferCount=1)
-        return create("vkAllocateCommandBuffers", "VkCommandBuffer", self.handle, info)
+        with self._lock:
+            return create("vkAllocateCommandBuffers", "VkCommandBuffer", self.handle, info)
 
     def descriptor_pool(self, sets: int) -> Any:
         """A pool for `sets` descriptor sets."""
@@ -78,27 +77,19 @@ class Context:
             call("vkEndCommandBuffer", commands)
 
     def run(self, commands: Any) -> None:
-        """Submits a recorded command buffer and waits for its end. Raises DeviceError when the device is lost."""
-        buffers = ffi.new("VkCommandBuffer[1]", [commands])
-        info = struct("VkSubmitInfo", commandBufferCount=1, pCommandBuffers=buffers)
-        fences = ffi.new("VkFence[1]", [self._fence])
-        with self._lock:
-            try:
-                call("vkQueueSubmit", self._queue[0], 1, info, self._fence)
-                call("vkWaitForFences", self.handle, 1, fences, 1, _TIMEOUT)
-                call("vkResetFences", self.handle, 1, fences)
-            except VulkanError as error:
-                if error.code == vk.DEVICE_LOST:
-                    raise DeviceError(
-                        f"{self.name}: the GPU was lost (VK_ERROR_DEVICE_LOST): its driver reset it; see dmesg"
-                    ) from None
-                raise
+        """Submits a recorded command buffer and waits for its end. Raises DeviceError as the queue does."""
+        self.finish(self.queue.submit(commands))
+
+    def finish(self, number: int) -> None:
+        """Waits for a submission. Raises DeviceError as the queue does, and with what validation layers complain of."""
+        self.queue.wait(number)
         self.raise_complaints()
 
     def run_once(self, write: Callable[[Any], None]) -> None:
         """Records commands, runs them and waits: for copies at load, not for steps."""
-        self.record(self._once, write)
-        self.run(self._once)
+        with self._lock:
+            self.record(self._once, write)
+            self.run(self._once)
 
     def raise_complaints(self) -> None:
         """Under validation: raises DeviceError with what the layers had to say since the last time."""
@@ -122,7 +113,7 @@ class Context:
         self._descriptor_pools.clear()
         self.vulkan.vkDestroyPipelineLayout(self.handle, self.pipeline_layout, NULL)
         self.vulkan.vkDestroyDescriptorSetLayout(self.handle, self.set_layout, NULL)
-        self.vulkan.vkDestroyFence(self.handle, self._fence, NULL)
+        self.queue.close()
         self.vulkan.vkDestroyCommandPool(self.handle, self._commands, NULL)
         self.vulkan.vkDestroyDevice(self.handle, NULL)
         self.handle = NULL
@@ -138,9 +129,14 @@ class Context:
         names = [ffi.new("char[]", name.encode()) for name in self._extensions]
         array = ffi.new("char*[]", names)
         dot = struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1)
+        timeline = struct(
+            "VkPhysicalDeviceTimelineSemaphoreFeatures",
+            timelineSemaphore=1,
+            pNext=dot if self.gpu.features.integer_dot else NULL,
+        )
         info = struct(
             "VkDeviceCreateInfo",
-            pNext=dot if self.gpu.features.integer_dot else NULL,
+            pNext=timeline,
             queueCreateInfoCount=1,
             pQueueCreateInfos=queue,
             enabledExtensionCount=len(names),
@@ -181,6 +177,7 @@ def missing(gpu: Gpu) -> list[str]:
     needs = [
         (gpu.api_supported, f"Vulkan 1.2 (its driver has {gpu.api}): upgrade the driver"),
         (gpu.queue_family is not None, "a compute queue"),
+        (gpu.features.timeline_semaphore, "timeline semaphores, a part of Vulkan 1.2: upgrade the driver"),
         (
             limits.storage_buffers >= BINDINGS,
             f"{BINDINGS} storage buffers per shader (not {limits.storage_buffers})",

@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from tandem.devices.base import DeviceInfo, KVGroupSpec, MemorySpace, StepBuffers
+from tandem.devices.base import DeviceInfo, KVGroupSpec, StepBuffers
+from tandem.devices.batch import BatchLayout
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
-from tandem.devices.spec import AttentionSpec, BlockSpec, Slice
+from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
 from tandem.devices.vulkan.blocks import VulkanBlock, load_block, vector_sizes
+from tandem.devices.vulkan.budget import memory_spaces
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.instance import Instance, shared_instance
 from tandem.devices.vulkan.kv import VulkanKVPool
-from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes, rounded
-from tandem.devices.vulkan.memory import Counters, Memory
+from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes
+from tandem.devices.vulkan.memory import Counters, Memory, rounded
 from tandem.devices.vulkan.pipelines import Pipelines
-from tandem.devices.vulkan.probe import Gpu, memory_of, probe_all
-from tandem.devices.vulkan.program import Machine, VulkanProgram
+from tandem.devices.vulkan.probe import Gpu, probe_all
+from tandem.devices.vulkan.program import Machine, VulkanProgram, step_data_bytes
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace, sizes
 from tandem.devices.weights_check import check_weights
@@ -61,19 +63,20 @@ class VulkanDevice:
         gpu = (mask or Mask()).apply(found[index])
         context = Context(instance, gpu, name)
         memory = Memory(context)
+        lane = Lane(name)
         self._context = context
         self._machine = Machine(
             context,
             memory,
             Pipelines(context),
-            Workspace(memory, resident=not gpu.unified),
+            Workspace(memory, lane, resident=not gpu.unified),
             SharedArrays(memory),
-            Lane(name),
+            lane,
         )
         self._matrices: WeakValueDictionary[tuple[int, int], Matrix] = WeakValueDictionary()
         self._closed = False
         self.info = DeviceInfo(
-            name=name, kind="vulkan", description=f"{gpu.name}, {gpu.driver}", memory=_memory_spaces(gpu)
+            name=name, kind="vulkan", description=f"{gpu.name}, {gpu.driver}", memory=memory_spaces(gpu)
         )
 
     @property
@@ -111,6 +114,15 @@ class VulkanDevice:
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
         return sum(sizes(specs, rows, resident=not self._context.gpu.unified).values())
 
+    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+        """A step's data, mirrors of the step's arrays that cannot be imported and, across a bus, staging buffers."""
+        rows = layout.max_rows
+        arrays = [4 * rows * specs[0].hidden] if specs else []
+        arrays += [4 * layout.max_samples * spec.vocab for spec in specs if isinstance(spec, HeadSpec)]
+        slices = max((spec.slices for spec in specs if isinstance(spec, CombineSpec)), default=0)
+        arrays += [4 * slices * rows * specs[0].hidden] if slices else []
+        return self._machine.memory.planned_host(arrays) + step_data_bytes(layout.size)
+
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> VulkanKVPool:
         return VulkanKVPool(self._context, self._machine.memory, group, pages)
 
@@ -142,18 +154,3 @@ class VulkanDevice:
             matrix = Matrix(self._machine.memory, self._context.gpu.limits, tensor)
             self._matrices[key] = matrix
         return matrix
-
-
-def _memory_spaces(gpu: Gpu) -> tuple[MemorySpace, ...]:
-    """The heaps, the device's own first. Where nobody tells what is free, all of it is."""
-    heaps, _ = memory_of(gpu.handle, gpu.extensions)
-    ordered = sorted(heaps, key=lambda heap: not heap.device_local)
-    return tuple(
-        MemorySpace(
-            name="device" if heap.device_local else "host",
-            bytes_total=heap.bytes_total,
-            bytes_free=heap.bytes_total if heap.bytes_free is None else heap.bytes_free,
-            host_mapped=gpu.unified and heap.host_visible,
-        )
-        for heap in ordered
-    )

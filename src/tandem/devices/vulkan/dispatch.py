@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from tandem.devices.vulkan.memory import View
 
 LANES = 64
@@ -78,3 +81,22 @@ def barriers(dispatches: Iterable[Dispatch]) -> list[bool]:
 def grids(dispatches: Sequence[Dispatch]) -> list[Grid]:
     """The distinct grids, in order of first use: one entry each of a step's table of workgroup counts."""
     return list(dict.fromkeys(dispatch.grid for dispatch in dispatches))
+
+
+class Table:
+    """Workgroup counts of a list of grids, as a step needs them."""
+
+    def __init__(self, grids: Sequence[Grid]) -> None:
+        self._tile = np.array([grid.tile for grid in grids])
+        self._sampled = np.array([grid.sampled for grid in grids])
+        self._groups = np.ones((len(grids), 3), np.uint32)
+        self._groups[:, 0] = [grid.x for grid in grids]
+        self._bytes = self._groups.reshape(-1).view(np.uint8)
+        self._counts = (-1, -1)
+
+    def groups(self, rows: int, samples: int) -> npt.NDArray[np.uint8]:
+        """VkDispatchIndirectCommands for a step of so many rows and samples, valid until the next call."""
+        if (rows, samples) != self._counts:
+            self._counts = (rows, samples)
+            self._groups[:, 1] = -(-np.where(self._sampled, samples, rows) // self._tile)
+        return self._bytes

@@ -5,14 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tandem.devices.vulkan.memory import Memory, View
+from tandem.devices.vulkan.memory import Memory, Part, View, rounded
 from tandem.devices.vulkan.packing import blocks_of, pack_rows, row_words
 from tandem.devices.vulkan.probe import GpuLimits
+from tandem.devices.vulkan.staging import SLOT_BYTES
 from tandem.errors import DeviceError
 from tandem.weights.tensor import Tensor, TensorType
 
@@ -21,8 +23,6 @@ Float32Array = npt.NDArray[np.float32]
 _ALIGNMENT = 256
 # Outputs of a workgroup of product.comp: LANES / SHARE.
 GROUP_OUTPUTS = 4
-# Packed at a time, so that a load's temporaries stay small.
-_PACK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Matrix:
         packed = tensor.data.reshape(self.rows, -1)
         for first, rows in split_rows(limits, tensor):
             size = rows * self.row_words * 4
-            buffer = memory.device(size)
-            memory.write(buffer.all(), _packed(self.type, packed[first : first + rows], self.columns))
+            buffer = memory.device(size, clear=False)
+            memory.fill(buffer.all(), _parts(self.type, packed[first : first + rows], self.columns))
             self.chunks.append(Chunk(first, rows, buffer.all()))
             self.bytes += buffer.size
         buffers = [chunk.view.buffer for chunk in self.chunks]
@@ -88,11 +88,6 @@ def matrix_bytes(limits: GpuLimits, tensor: Tensor) -> int:
     return sum(rounded(rows * row_bytes) for _, rows in split_rows(limits, tensor))
 
 
-def rounded(size: int) -> int:
-    """Bytes of an allocation for `size` bytes."""
-    return max(_ALIGNMENT, -(-size // _ALIGNMENT) * _ALIGNMENT)
-
-
 class Vectors:
     """A block's float32 vectors in one buffer; `at` gives the element where each begins."""
 
@@ -109,7 +104,9 @@ class Vectors:
         weakref.finalize(self, memory.free, buffer).atexit = False
 
 
-def _packed(type: TensorType, rows: npt.NDArray[np.uint8], columns: int) -> Iterator[npt.NDArray[np.uint32]]:
-    step = max(1, _PACK_BYTES // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        yield pack_rows(type, rows[start : start + step], columns)
+def _parts(type: TensorType, rows: npt.NDArray[np.uint8], columns: int) -> list[Part]:
+    """Some rows at a time, packed where they shall lie."""
+    row_bytes = row_words(type, columns) * 4
+    step = max(1, SLOT_BYTES // row_bytes)
+    cut = [rows[start : start + step] for start in range(0, len(rows), step)]
+    return [(len(piece) * row_bytes, partial(pack_rows, type, piece, columns)) for piece in cut]

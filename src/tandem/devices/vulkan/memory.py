@@ -1,9 +1,13 @@
-"""Device memory: buffers, mapped where the host can reach them, and the way data gets into the others."""
+"""Device memory: buffers, mapped where the host can reach them, and the way data gets into them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +16,16 @@ import numpy.typing as npt
 from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding.loader import NULL, VulkanError, call, create, ffi, struct
 from tandem.devices.vulkan.context import Context
+from tandem.devices.vulkan.staging import SLOT_BYTES, SLOTS, STAGING_BYTES, Bytes, Staging, record_copies
 from tandem.errors import DeviceError
 
 _USAGE = vk.BUFFER_STORAGE | vk.BUFFER_TRANSFER_SRC | vk.BUFFER_TRANSFER_DST | vk.BUFFER_INDIRECT
-_STAGING_BYTES = 16 << 20
 _ROUND = 256
+# What host arrays are aligned to, to be imported.
+_PAGE = 4096
 
-Bytes = npt.NDArray[np.uint8]
+# So many bytes, and what writes them.
+Part = tuple[int, Callable[[Bytes], object]]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,38 +61,69 @@ class View:
 
 @dataclass(slots=True)
 class Counters:
-    """Since the device was opened. copied: bytes that the host or a copy command moved; not what shaders write."""
+    """Since the device was opened. allocated: bytes; host_allocated: those of them that are the host's, where a GPU has
+    memory of its own. copied: bytes that the host or a copy command moved; not what shaders write.
+    """
 
     allocations: int = 0
     allocated: int = 0
+    host_allocated: int = 0
     copied: int = 0
 
 
+def rounded(size: int) -> int:
+    """Bytes of an allocation for `size` bytes."""
+    return max(_ROUND, -(-size // _ROUND) * _ROUND)
+
+
 class Memory:
-    """Allocates from the context's heaps. Device memory is host-visible too where the GPU shares the host's."""
+    """Allocates from the context's heaps. Device memory is host-visible too where the GPU shares the host's; where it
+    does not, a ring of staging buffers is made at once.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._vulkan = context.vulkan
-        self._staging: Buffer | None = None
         self._live: dict[int, Buffer] = {}
+        self._workers: ThreadPoolExecutor | None = None
         self.counters = Counters()
-        context.at_close(lambda: self.free_all(list(self._live.values())))
+        context.at_close(self._close)
+        self._staging = None if context.gpu.unified else Staging(context, self.host(STAGING_BYTES))
+        self._imports = self._can_import()
 
-    def device(self, size: int) -> Buffer:
-        """For what shaders read and write: in the GPU's own memory; mapped where that is the host's. Zero-filled."""
+    def planned_host(self, arrays: Iterable[int]) -> int:
+        """Bytes that are taken for the device's life and to work on host arrays of so many bytes each: mirrors of those
+        that cannot be imported.
+        """
+        mirrors = sum(rounded(size) for size in arrays if not self.importable(size))
+        return mirrors + (0 if self._staging is None else STAGING_BYTES)
+
+    def importable(self, size: int) -> bool:
+        """Whether page-aligned host arrays of so many bytes can be worked on in place."""
+        limits = self._context.gpu.limits
+        return (
+            self._imports and 0 < -(-size // limits.import_alignment) * limits.import_alignment <= limits.storage_range
+        )
+
+    def device(self, size: int, *, clear: bool = True) -> Buffer:
+        """For what shaders read and write: in the GPU's own memory; mapped where that is the host's. Zero-filled,
+        unless `clear` is off as all of it will be written.
+        """
         local = vk.MEMORY_DEVICE_LOCAL
         mappable = local | vk.MEMORY_HOST_VISIBLE | vk.MEMORY_HOST_COHERENT
         # An APU's driver may show part of its memory as the host's: that is as good.
         shared = vk.MEMORY_HOST_VISIBLE | vk.MEMORY_HOST_COHERENT
         buffer = self._allocate(size, [mappable, shared, local] if self._context.gpu.unified else [local])
-        self._clear(buffer)
+        if clear:
+            self._clear(buffer)
         return buffer
 
     def host(self, size: int) -> Buffer:
         """For what the host writes or reads at each step: mapped, cached where there is such memory. Zero-filled."""
         visible = vk.MEMORY_HOST_VISIBLE | vk.MEMORY_HOST_COHERENT
         buffer = self._allocate(size, [visible | vk.MEMORY_HOST_CACHED, visible])
+        if not self._context.gpu.unified:
+            self.counters.host_allocated += buffer.size
         self._clear(buffer)
         return buffer
 
@@ -126,37 +164,47 @@ class Memory:
         buffer = self._kept(Buffer(handle, memory, size, None, keeps=array))
         return View(buffer, offset, array.nbytes)
 
+    def fill(self, view: View, parts: Sequence[Part]) -> None:
+        """Writes parts one after another into a view, each straight to where it belongs or into a staging buffer;
+        several at a time, on threads. A part has at most SLOT_BYTES.
+        """
+        starts = np.cumsum([0, *(size for size, _ in parts)]).tolist()
+        if starts[-1] > view.size:
+            raise ValueError(f"{starts[-1]} bytes do not fit a view of {view.size}")
+        targets = [view.part(at, size) for at, (size, _) in zip(starts, parts, strict=False)]
+        fills = [fill for _, fill in parts]
+        if len(parts) > 1:
+            list(self._pool().map(self._put, targets, fills))
+        elif parts:
+            self._put(targets[0], fills[0])
+        self.counters.copied += starts[-1]
+
     def write(self, view: View, chunks: Iterable[npt.NDArray[Any]]) -> None:
-        """Puts arrays one after another into a view: by pointer, or through staging memory."""
-        at = 0
-        for chunk in chunks:
-            data = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
-            if at + data.nbytes > view.size:
-                raise ValueError(f"{at + data.nbytes} bytes do not fit a view of {view.size}")
-            self._write(view.part(at, data.nbytes), data)
-            at += data.nbytes
-        self.counters.copied += at
+        """Puts arrays one after another into a view."""
+        pieces = [np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) for chunk in chunks]
+        cut = [piece[at : at + SLOT_BYTES] for piece in pieces for at in range(0, piece.nbytes, SLOT_BYTES)]
+        self.fill(view, [(piece.nbytes, partial(_assign, piece)) for piece in cut])
 
     def read(self, view: View) -> Bytes:
         """A copy of a view's bytes; the device must be idle."""
         if view.mapped is not None:
             return view.mapped.copy()
         out = np.empty(view.size, np.uint8)
-        staging = self._staged()
-        for at in range(0, view.size, staging.size):
-            part = view.part(at, min(staging.size, view.size - at))
-            self._copy([(part, staging.all())])
-            assert staging.mapped is not None
-            out[at : at + part.size] = staging.mapped[: part.size]
+        assert self._staging is not None
+        self._staging.fetch(view, out)
         return out
 
     def copy(self, pairs: Iterable[tuple[View, View]]) -> None:
         """Copies views to views of at least their size, on the device; waits."""
-        self._copy(list(pairs))
+        ready = list(pairs)
+        self._context.run_once(lambda commands: record_copies(self._context, commands, ready))
 
     def free(self, buffer: Buffer) -> None:
         """The device must be idle, or have no work left that names the buffer."""
         if self._live.pop(id(buffer), None) is not None:
+            if buffer.mapped is None and self._staging is not None:
+                with suppress(DeviceError):  # a lost GPU copies nothing any more
+                    self._staging.drain()
             self._vulkan.vkDestroyBuffer(self._context.handle, buffer.handle, NULL)
             self._vulkan.vkFreeMemory(self._context.handle, buffer.memory, NULL)
             buffer.mapped = buffer.keeps = None
@@ -165,38 +213,32 @@ class Memory:
         for buffer in buffers:
             self.free(buffer)
 
-    def _write(self, view: View, data: Bytes) -> None:
-        if view.mapped is not None:
-            view.mapped[:] = data
-            return
-        staging = self._staged()
-        assert staging.mapped is not None
-        for at in range(0, data.nbytes, staging.size):
-            part = data[at : at + staging.size]
-            staging.mapped[: part.nbytes] = part
-            self._copy([(View(staging, 0, part.nbytes), view.part(at, part.nbytes))])
+    def _put(self, target: View, fill: Callable[[Bytes], object]) -> None:
+        if target.mapped is not None:
+            fill(target.mapped)
+        else:
+            assert self._staging is not None and target.size <= SLOT_BYTES
+            self._staging.send(target, fill)
 
-    def _copy(self, pairs: list[tuple[View, View]]) -> None:
-        shaders = vk.ACCESS_SHADER_READ | vk.ACCESS_SHADER_WRITE
-        transfers = vk.ACCESS_TRANSFER_READ | vk.ACCESS_TRANSFER_WRITE
-        before = struct("VkMemoryBarrier", srcAccessMask=shaders | transfers, dstAccessMask=transfers)
-        after = struct("VkMemoryBarrier", srcAccessMask=transfers, dstAccessMask=shaders | vk.ACCESS_HOST_READ)
-        stages = vk.STAGE_COMPUTE | vk.STAGE_TRANSFER
-        barrier = self._vulkan.vkCmdPipelineBarrier
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._workers is None:
+            count = min(SLOTS, len(os.sched_getaffinity(0)))
+            self._workers = ThreadPoolExecutor(count, thread_name_prefix=f"tandem-{self._context.name}-load")
+        return self._workers
 
-        def record(commands: Any) -> None:
-            barrier(commands, stages, vk.STAGE_TRANSFER, 0, 1, before, 0, NULL, 0, NULL)
-            for source, target in pairs:
-                region = ffi.new("VkBufferCopy*", [source.offset, target.offset, source.size])
-                self._vulkan.vkCmdCopyBuffer(commands, source.buffer.handle, target.buffer.handle, 1, region)
-            barrier(commands, vk.STAGE_TRANSFER, vk.STAGE_COMPUTE | vk.STAGE_HOST, 0, 1, after, 0, NULL, 0, NULL)
+    def _can_import(self) -> bool:
+        """Whether the driver takes host memory as ours is: tried on a page."""
+        raw = np.zeros(2 * _PAGE, np.uint8)
+        start = -raw.ctypes.data % _PAGE
+        view = self.import_host(raw[start : start + _PAGE])
+        if view is not None:
+            self.free(view.buffer)
+        return view is not None
 
-        self._context.run_once(record)
-
-    def _staged(self) -> Buffer:
-        if self._staging is None:
-            self._staging = self.host(_STAGING_BYTES)
-        return self._staging
+    def _close(self) -> None:
+        if self._workers is not None:
+            self._workers.shutdown()
+        self.free_all(list(self._live.values()))
 
     def _clear(self, buffer: Buffer) -> None:
         if buffer.mapped is not None:
@@ -207,7 +249,7 @@ class Memory:
         )
 
     def _allocate(self, size: int, wanted: list[int]) -> Buffer:
-        size = max(_ROUND, -(-size // _ROUND) * _ROUND)
+        size = rounded(size)
         context = self._context
         if size > context.gpu.limits.allocation:
             raise DeviceError(
@@ -271,3 +313,7 @@ class Memory:
     def _extension(self, name: str) -> Any:
         pointer = self._vulkan.vkGetDeviceProcAddr(self._context.handle, ffi.new("char[]", name.encode()))
         return ffi.cast(f"PFN_{name}", pointer)
+
+
+def _assign(source: Bytes, target: Bytes) -> None:
+    target[:] = source

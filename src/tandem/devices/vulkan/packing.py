@@ -13,6 +13,9 @@ then its scales; `shaders/weights.glsl` reads this.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +25,7 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 
 BLOCK = 32
+_LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
 
 # Where a ggml block keeps its parts: slices of bytes.
 _HEAD = {
@@ -62,65 +66,89 @@ def row_words(type: TensorType, columns: int) -> int:
     return -(-words // 4) * 4
 
 
-def pack_rows(type: TensorType, data: Bytes, columns: int) -> Words:
-    """Rows of packed bytes [rows, row bytes] as rows of words [rows, row_words]."""
+def pack_rows(type: TensorType, data: Bytes, columns: int, out: Bytes) -> None:
+    """Packs rows of a tensor's bytes, [rows, row bytes], into `out`, the bytes of all their row_words words."""
     rows = len(data)
-    out = np.zeros((rows, row_words(type, columns) * 4), np.uint8)
+    target = out.reshape(rows, -1)
     if type.block == 1:
-        out[:, : data.shape[1]] = data
-        return out.view(np.uint32)
+        target[:, : data.shape[1]] = data
+        target[:, data.shape[1] :] = 0
+        return
     blocks = data.reshape(rows, -1, type.block_bytes)
-    at = 0
-    for part in (_quants(type, blocks), _high(type, blocks), *_scales(type, blocks)):
-        flat = part.reshape(rows, -1)
-        out[:, at : at + flat.shape[1]] = flat
-        at += -(-flat.shape[1] // 4) * 4
-    return out.view(np.uint32)
+    at = _put(target, 0, _quants(type, blocks))
+    if type in _FIFTH or type is TensorType.Q6_K:
+        at = _put(target, at, _high(type, blocks))
+    if type is TensorType.Q6_K:
+        at = _put(target, at, blocks[..., 192:208])
+    at = _put(target, at, blocks[..., _HEAD[type]])
+    target[:, at:] = 0
+
+
+def _put(target: Bytes, at: int, part: Bytes) -> int:
+    """Copies what a row has of one kind to where it begins; returns where the next kind does, at a whole word."""
+    rows, size = len(part), int(np.prod(part.shape[1:]))
+    target[:, at : at + size].reshape(part.shape)[...] = part
+    stop = at + -(-size // 4) * 4
+    target[:rows, at + size : stop] = 0
+    return stop
 
 
 def _quants(type: TensorType, blocks: Bytes) -> Bytes:
-    match type:
-        case TensorType.Q8_0:
-            return blocks[..., 2:]
-        case TensorType.Q4_K | TensorType.Q5_K:
-            return _paired(_nibbles(blocks[..., -128:], 32))
-        case TensorType.Q6_K:
-            return _paired(_nibbles(blocks[..., :128], 64))
-        case _:
-            return blocks[..., -16:]
+    """Blocks of 32 elements: bytes, or nibbles of which byte j holds elements j and 16 + j."""
+    if type is TensorType.Q8_0:
+        return blocks[..., 2:]
+    if type.block == BLOCK:
+        return blocks[..., -16:]
+    # K-quants keep one block of 32 in the low halves of 32 (Q6_K: of 64) bytes and a later one in the high halves.
+    start, runs = (0, 2) if type is TensorType.Q6_K else (type.block_bytes - 128, 1)
+    packed = blocks[..., start : start + 128].reshape(*blocks.shape[:2], -1, runs, 2, 16)
+    first, second = packed[..., 0, :], packed[..., 1, :]
+    out = np.empty((*packed.shape[:3], 2, runs, 16), np.uint8)
+    np.bitwise_or(first & _LOW, second << 4, out=out[..., 0, :, :])
+    np.bitwise_or(first >> 4, second & _HIGH, out=out[..., 1, :, :])
+    return out
 
 
 def _high(type: TensorType, blocks: Bytes) -> Bytes:
+    """The bits that a block's nibbles lack, as the layout has them."""
     rows, count = blocks.shape[:2]
     if type is TensorType.Q6_K:
-        # [half of the block, bits 2s of byte i]: element 32 s + i of the half.
-        packed = blocks[..., 128:192].reshape(rows, count, 2, 1, 32)
-        values = packed >> np.array([[0], [2], [4], [6]], np.uint8) & 3
-        halves = values.reshape(rows, count * 8, 2, 4, 4)
-        high: Bytes = np.bitwise_or.reduce(halves << np.array([[0], [2], [4], [6]], np.uint8), axis=-2)
-        return high
-    if type not in _FIFTH:
-        return blocks[..., :0]
+        # Bits 2s of byte 16 g + 4 w + b belong to element w, b of half g of sub-block s: four bytes over w are a 4 x 4
+        # matrix of pairs of bits that has to be transposed.
+        columns = blocks[..., 128:192].reshape(rows, count, 2, 2, 4, 4).swapaxes(-1, -2)
+        words = _swapped(_swapped(_words(columns, np.uint32), 12, 0x0000F0F0), 6, 0x00CC00CC)
+        return words.view(np.uint8).reshape(rows, count, 2, 2, 4, 4).transpose(0, 1, 2, 5, 3, 4)
     packed = blocks[..., _FIFTH[type]]
-    bits = np.unpackbits(packed, axis=-1, bitorder="little")
     if type is TensorType.Q5_K:
-        # Bit s of byte i belongs to element i of sub-block s.
-        bits = np.swapaxes(bits.reshape(rows, count, 32, 8), -1, -2)
-    ordered = bits.reshape(rows, -1, 2, 4, 4).transpose(0, 1, 4, 2, 3)
-    return np.packbits(ordered.reshape(rows, -1, 8), axis=-1, bitorder="little")
+        # Bit s of byte 4 w + b belongs to element w, b of sub-block s: an 8 x 8 matrix of bits over w.
+        columns = packed.reshape(rows, count, 8, 4).swapaxes(-1, -2)
+        words = _words(columns, np.uint64)
+        for shift, mask in ((28, 0x00000000F0F0F0F0), (14, 0x0000CCCC0000CCCC), (7, 0x00AA00AA00AA00AA)):
+            words = _swapped(words, shift, mask)
+        return words.view(np.uint8).reshape(rows, count, 4, 8).swapaxes(-1, -2)
+    # Bit 4 w + b goes to bit w of byte b: for the two halves of the 32 bits by a table.
+    halves = np.ascontiguousarray(packed).view(np.uint16).reshape(rows, count, 2)
+    table = _spread_table()
+    return (table[halves[..., :1]] | table[halves[..., 1:]] << np.uint32(4)).view(np.uint8)
 
 
-def _scales(type: TensorType, blocks: Bytes) -> list[Bytes]:
-    head = np.ascontiguousarray(blocks[..., _HEAD[type]])
-    return [np.ascontiguousarray(blocks[..., 192:208]), head] if type is TensorType.Q6_K else [head]
+def _words(bytes: Bytes, dtype: type[np.unsignedinteger[Any]]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(bytes).view(dtype)
 
 
-def _nibbles(packed: Bytes, run: int) -> Bytes:
-    """4-bit values in order, in blocks of 32: of each `run` bytes first the low halves, then the high."""
-    halves = packed.reshape(*packed.shape[:2], -1, 1, run) >> np.array([[0], [4]], np.uint8) & np.uint8(15)
-    return halves.reshape(len(packed), -1, BLOCK)
+def _swapped(words: npt.NDArray[Any], shift: int, mask: int) -> npt.NDArray[Any]:
+    """Exchanges the bits of `mask` with those `shift` above them."""
+    kind = words.dtype.type
+    moved = (words ^ words >> kind(shift)) & kind(mask)
+    swapped: npt.NDArray[Any] = words ^ moved ^ moved << kind(shift)
+    return swapped
 
 
-def _paired(values: Bytes) -> Bytes:
-    """Blocks of 32 4-bit values, two to a byte: elements j and 16 + j."""
-    return values[..., :16] | values[..., 16:] << np.uint8(4)
+@cache
+def _spread_table() -> Words:
+    """For 16 bits, the word with bit 4 w + b at bit w of byte b."""
+    values = np.arange(1 << 16, dtype=np.uint32)
+    out = np.zeros_like(values)
+    for bit in range(16):
+        out |= (values >> np.uint32(bit) & np.uint32(1)) << np.uint32(8 * (bit % 4) + bit // 4)
+    return out

@@ -75,7 +75,9 @@ class GpuLimits:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """unified: the device's memory is the host's, so the host reads and writes all of it by pointer."""
+    """unified: the device's memory is the host's, so the host reads and writes all of it by pointer. pci: its address
+    as sysfs writes it, where the driver tells.
+    """
 
     index: int
     handle: Any
@@ -90,6 +92,7 @@ class Gpu:
     heaps: tuple[Heap, ...]
     memory_types: tuple[MemoryType, ...]
     queue_family: int | None
+    pci: str | None
 
     @property
     def unified(self) -> bool:
@@ -115,18 +118,19 @@ def _probe(instance: Instance, handle: Any) -> Gpu:
         )
     )
     importable = "VK_EXT_external_memory_host" in extensions
-    driver, maintenance, subgroup, host = (
+    on_bus = "VK_EXT_pci_bus_info" in extensions
+    driver, maintenance, subgroup, host, bus = (
         struct(name)
         for name in (
             "VkPhysicalDeviceDriverProperties",
             "VkPhysicalDeviceMaintenance3Properties",
             "VkPhysicalDeviceSubgroupProperties",
             "VkPhysicalDeviceExternalMemoryHostPropertiesEXT",
+            "VkPhysicalDevicePCIBusInfoPropertiesEXT",
         )
     )
-    properties = chained(
-        "VkPhysicalDeviceProperties2", [driver, maintenance, subgroup, *([host] if importable else [])]
-    )
+    chain = [driver, maintenance, subgroup, *([host] if importable else []), *([bus] if on_bus else [])]
+    properties = chained("VkPhysicalDeviceProperties2", chain)
     vulkan.vkGetPhysicalDeviceProperties2(handle, properties)
     basic = properties.properties
     limits = basic.limits
@@ -158,6 +162,7 @@ def _probe(instance: Instance, handle: Any) -> Gpu:
         heaps=heaps,
         memory_types=types,
         queue_family=_compute_family(handle),
+        pci=f"{bus.pciDomain:04x}:{bus.pciBus:02x}:{bus.pciDevice:02x}.{bus.pciFunction:x}" if on_bus else None,
     )
 
 

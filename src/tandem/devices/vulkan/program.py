@@ -15,9 +15,9 @@ from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, HeadSpec
 from tandem.devices.vulkan.blocks import VulkanBlock
 from tandem.devices.vulkan.check import check_batch
 from tandem.devices.vulkan.context import Context
-from tandem.devices.vulkan.dispatch import Dispatch, Grid, grids
+from tandem.devices.vulkan.dispatch import Dispatch, Table, grids
 from tandem.devices.vulkan.kv import VulkanKVPool
-from tandem.devices.vulkan.memory import Buffer, Memory, View
+from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.profile import DispatchTime, Timestamps
@@ -55,11 +55,16 @@ class Machine:
     def step_data(self, size: int) -> StepData:
         """Made at the first step of a batch layout of `size` int32."""
         if size not in self.steps:
-            batch_bytes = -(-size * 4 // 256) * 256
-            buffer = self.memory.host(batch_bytes + _TABLE_ENTRIES * GROUPS_BYTES)
+            buffer = self.memory.host(step_data_bytes(size))
+            batch_bytes = rounded(size * 4)
             table = View(buffer, batch_bytes, _TABLE_ENTRIES * GROUPS_BYTES)
             self.steps[size] = StepData(size, buffer, View(buffer, 0, batch_bytes), table)
         return self.steps[size]
+
+
+def step_data_bytes(size: int) -> int:
+    """Bytes of the step data for batches of `size` int32."""
+    return rounded(rounded(size * 4) + _TABLE_ENTRIES * GROUPS_BYTES)
 
 
 class VulkanProgram:
@@ -79,7 +84,7 @@ class VulkanProgram:
         self._pools = pools
         self._groups = list({id(pool): pool for pool in pools.values()}.values())
         self._step: StepData | None = None
-        self._recordings: dict[tuple[int, int], tuple[Recording, list[Grid]]] = {}
+        self._recordings: dict[tuple[int, int], tuple[Recording, Table]] = {}
         works = [block.work for block in blocks]
         self._vocab = next((work.vocab for work in works if isinstance(work, EmbedSpec)), None)
         self._has_head = any(isinstance(work, HeadSpec) for work in works)
@@ -87,6 +92,7 @@ class VulkanProgram:
         self._width = buffers.hidden.shape[1]
         self._partial_rows = buffers.partials.shape[1]
         machine.workspace.reserve(works, rows)
+        self._generation = machine.workspace.generation
         shared = machine.shared
         self._logits = shared.get(buffers.logits) if self._has_head else None
         # The program's own slices, and those that it adds up.
@@ -96,10 +102,10 @@ class VulkanProgram:
         self._hidden = shared.get(buffers.hidden)
         self._reads_hidden = not isinstance(works[0], EmbedSpec)
         self._writes_hidden = not all(block.slice is not None or isinstance(block.work, HeadSpec) for block in blocks)
-        self._resident = machine.workspace.resident
 
     def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
-        self._machine.lane.submit(lambda: self._run(batch), wait, signal)
+        events = tuple(wait)
+        self._machine.lane.submit(lambda: self._run(batch, events), (), signal)
 
     def profile(self, batch: Batch) -> list[DispatchTime]:
         """Runs a step with a timestamp after every dispatch, one after another, and waits for it.
@@ -116,31 +122,59 @@ class VulkanProgram:
         check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
         machine, step = self._machine, self._step_data(batch)
         dispatches = self._dispatches(_tile(batch.n_rows), _tile(batch.n_samples), step)
-        table = grids(dispatches)
+        found = grids(dispatches)
         timestamps = Timestamps(machine.context, dispatches)
         try:
-            recording = Recording(machine.context, machine.pipelines, dispatches, table, step.table, timestamps.queries)
-            self._replay(recording, table, step, batch)
+            recording = Recording(machine.context, machine.pipelines, dispatches, found, step.table, timestamps.queries)
+            self._fill(step, batch, Table(found))
+            self._push(batch)
+            machine.context.run(recording.commands)
+            self._pull(batch)
             return timestamps.read()
         finally:
             timestamps.close()
 
-    def _run(self, batch: Batch) -> None:
-        check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
-        step = self._step_data(batch)
-        recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
-        self._replay(recording, table, step, batch)
+    def _run(self, batch: Batch, events: tuple[Event, ...]) -> None:
+        """One step. What need not wait for `events` is done before: where the step's arrays are mapped, submitting."""
+        queue = self._machine.context.queue
+        submitted = None
+        try:
+            check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
+            step = self._step_data(batch)
+            recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
+            self._fill(step, batch, table)
+            if events and not self._copies_in:
+                submitted = queue.submit(recording.commands, held=True)
+        finally:
+            # Also when this step fails: who comes after it must find nobody at work on what it shares.
+            try:
+                for event in events:
+                    event.wait()
+            finally:
+                if submitted is not None:
+                    queue.release()
+        if submitted is None:
+            self._push(batch)
+            submitted = queue.submit(recording.commands)
+        self._machine.context.finish(submitted)
+        self._pull(batch)
 
-    def _replay(self, recording: Recording, table: list[Grid], step: StepData, batch: Batch) -> None:
-        self._fill(step, batch, table)
-        rows = batch.n_rows
+    @property
+    def _copies_in(self) -> bool:
+        """Whether a step begins with copies of what other devices have written."""
+        read = [self._hidden] if self._reads_hidden else []
+        read += [self._partials] if self._partials is not None and self._added else []
+        return not all(shared.imported for shared in read)
+
+    def _push(self, batch: Batch) -> None:
         if self._reads_hidden:
-            self._hidden.push(0, rows)
+            self._hidden.push(0, batch.n_rows)
         if self._partials is not None and self._added:
             self._partials.push(0, self._added)
-        recording.run()
+
+    def _pull(self, batch: Batch) -> None:
         if self._writes_hidden:
-            self._hidden.pull(0, rows)
+            self._hidden.pull(0, batch.n_rows)
         if self._logits is not None:
             self._logits.pull(0, batch.n_samples)
         if self._partials is not None:
@@ -149,25 +183,27 @@ class VulkanProgram:
 
     def _step_data(self, batch: Batch) -> StepData:
         step = self._machine.step_data(batch.data.size)
-        if step is not self._step:
-            self._step = step
+        generation = self._machine.workspace.generation
+        if step is not self._step or generation != self._generation:
+            self._step, self._generation = step, generation
             self._recordings.clear()
         return step
 
-    def _recording(self, row_tile: int, sample_tile: int, step: StepData) -> tuple[Recording, list[Grid]]:
+    def _recording(self, row_tile: int, sample_tile: int, step: StepData) -> tuple[Recording, Table]:
         key = (row_tile, sample_tile if self._has_head else 1)
         if key not in self._recordings:
             dispatches = self._dispatches(*key, step)
-            table = grids(dispatches)
-            if len(table) > _TABLE_ENTRIES:
-                raise AssertionError(f"{len(table)} kinds of grids")
+            found = grids(dispatches)
+            if len(found) > _TABLE_ENTRIES:
+                raise AssertionError(f"{len(found)} kinds of grids")
             machine = self._machine
-            recording = Recording(machine.context, machine.pipelines, dispatches, table, step.table)
-            self._recordings[key] = (recording, table)
+            recording = Recording(machine.context, machine.pipelines, dispatches, found, step.table)
+            self._recordings[key] = (recording, Table(found))
         return self._recordings[key]
 
     def _dispatches(self, row_tile: int, sample_tile: int, step: StepData) -> list[Dispatch]:
-        hidden = self._resident or self._hidden.view
+        resident = self._machine.workspace.resident
+        hidden = resident or self._hidden.view
         nowhere = step.batch
         places = Places(
             workspace=self._machine.workspace,
@@ -181,25 +217,22 @@ class VulkanProgram:
             integer_dot=self._machine.context.gpu.features.integer_dot,
         )
         dispatches = []
-        if self._resident and self._reads_hidden:
+        if resident and self._reads_hidden:
             dispatches.append(copy_rows(places, self._hidden.view, hidden, self._width))
         for block in self._blocks:
             pool = self._pools[block.work.layer] if isinstance(block.work, AttentionSpec) else None
             dispatches += block_dispatches(block, places, pool)
-        if self._resident and self._writes_hidden:
+        if resident and self._writes_hidden:
             dispatches.append(copy_rows(places, hidden, self._hidden.view, self._width))
         return dispatches
 
-    def _fill(self, step: StepData, batch: Batch, table: list[Grid]) -> None:
+    def _fill(self, step: StepData, batch: Batch, table: Table) -> None:
         mapped = step.buffer.mapped
         assert mapped is not None
         mapped[: step.size * 4].view(np.int32)[:] = batch.data
-        groups = np.ones((len(table), 3), np.uint32)
-        for index, grid in enumerate(table):
-            count = batch.n_samples if grid.sampled else batch.n_rows
-            groups[index, :2] = (grid.x, -(-count // grid.tile))
+        groups = table.groups(batch.n_rows, batch.n_samples)
         start = step.table.offset
-        mapped[start : start + groups.nbytes].view(np.uint32)[:] = groups.reshape(-1)
+        mapped[start : start + groups.nbytes] = groups
         self._machine.memory.counters.copied += step.size * 4 + groups.nbytes
 
 

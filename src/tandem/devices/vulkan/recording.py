@@ -83,9 +83,6 @@ class Recording:
         context.record(self.commands, write)
         weakref.finalize(self, context.release, self.commands, pool).atexit = False
 
-    def run(self) -> None:
-        self._context.run(self.commands)
-
     def _descriptor_sets(self, pool: Any, wanted: set[_Bindings]) -> dict[_Bindings, Any]:
         """One descriptor set for each distinct list of bindings."""
         handle, vulkan = self._context.handle, self._context.vulkan

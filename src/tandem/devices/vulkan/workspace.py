@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from tandem._native import Timeline
+from tandem.devices.base import Event
+from tandem.devices.lane import Lane
 from tandem.devices.spec import AttentionSpec, BlockSpec, FFNSpec, HeadSpec
-from tandem.devices.vulkan.matrices import rounded
-from tandem.devices.vulkan.memory import Buffer, Memory, View
+from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.packing import BLOCK, blocks_of
 
 
@@ -61,16 +63,34 @@ def sizes(specs: Iterable[BlockSpec], rows: int, *, resident: bool) -> dict[str,
 
 
 class Workspace:
-    """Grows when a program needs more; earlier programs keep what they were linked with."""
+    """Grows when a program needs more. generation: counts how often; what was recorded before names buffers that are
+    gone.
+    """
 
-    def __init__(self, memory: Memory, *, resident: bool) -> None:
+    def __init__(self, memory: Memory, lane: Lane, *, resident: bool) -> None:
         self._memory = memory
+        self._lane = lane
         self._resident = resident
         self._buffers: dict[str, Buffer] = {}
+        self.generation = 0
 
-    def reserve(self, specs: Iterable[BlockSpec], rows: int) -> None:
-        for name, size in sizes(specs, rows, resident=self._resident).items():
-            if name not in self._buffers or self._buffers[name].size < size:
+    def reserve(self, specs: Sequence[BlockSpec], rows: int) -> None:
+        """Between two steps, on the lane's thread."""
+        needed = sizes(specs, rows, resident=self._resident)
+        if all(name in self._buffers and self._buffers[name].size >= size for name, size in needed.items()):
+            return
+        grown = Event(Timeline(), 1)
+        self._lane.submit(lambda: self._grow(needed), (), grown)
+        grown.wait()
+
+    def _grow(self, needed: Mapping[str, int]) -> None:
+        for name, size in needed.items():
+            old = self._buffers.get(name)
+            if old is not None and old.size < size:
+                self.generation += 1
+                del self._buffers[name]
+                self._memory.free(old)
+            if name not in self._buffers:
                 self._buffers[name] = self._memory.device(size)
 
     def view(self, name: str, spec: BlockSpec) -> View:

@@ -18,7 +18,7 @@ class SType(IntEnum):
     VkDeviceCreateInfo = 3
     VkSubmitInfo = 4
     VkMemoryAllocateInfo = 5
-    VkFenceCreateInfo = 8
+    VkSemaphoreCreateInfo = 9
     VkQueryPoolCreateInfo = 11
     VkBufferCreateInfo = 12
     VkShaderModuleCreateInfo = 16
@@ -47,6 +47,11 @@ class SType(IntEnum):
     VkPhysicalDeviceExternalMemoryHostPropertiesEXT = 1000178002
     VkPhysicalDeviceDriverProperties = 1000196000
     VkPhysicalDeviceTimelineSemaphoreFeatures = 1000207000
+    VkSemaphoreTypeCreateInfo = 1000207002
+    VkTimelineSemaphoreSubmitInfo = 1000207003
+    VkSemaphoreWaitInfo = 1000207004
+    VkSemaphoreSignalInfo = 1000207005
+    VkPhysicalDevicePCIBusInfoPropertiesEXT = 1000212000
     VkPhysicalDeviceMemoryBudgetPropertiesEXT = 1000237000
     VkPhysicalDeviceShaderIntegerDotProductFeatures = 1000280000
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR = 1000506000
@@ -75,6 +80,7 @@ RESULTS = {
     -1000072003: "VK_ERROR_INVALID_EXTERNAL_HANDLE",
 }
 SUCCESS, INCOMPLETE = 0, 5
+TIMEOUT = 2
 OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, DEVICE_LOST = -1, -2, -4
 
 # VkPhysicalDeviceType
@@ -92,7 +98,8 @@ QUERY_TIMESTAMP = 2
 QUERY_RESULT_64_BIT, QUERY_RESULT_WAIT = 1, 2
 STAGE_BOTTOM = 0x2000
 COMMAND_POOL_RESET = 2
-STAGE_COMPUTE, STAGE_TRANSFER, STAGE_HOST = 0x800, 0x1000, 0x4000
+STAGE_COMPUTE, STAGE_TRANSFER, STAGE_HOST, STAGE_ALL = 0x800, 0x1000, 0x4000, 0x10000
+SEMAPHORE_TIMELINE = 1
 ACCESS_SHADER_READ, ACCESS_SHADER_WRITE = 0x20, 0x40
 ACCESS_TRANSFER_READ, ACCESS_TRANSFER_WRITE = 0x800, 0x1000
 ACCESS_HOST_READ = 0x2000

@@ -15,6 +15,7 @@ typedef int32_t VkQueryType;
 typedef int32_t VkResult;
 typedef int32_t VkScopeKHR;
 typedef int32_t VkShaderStageFlagBits;
+typedef int32_t VkSemaphoreType;
 typedef int32_t VkSharingMode;
 typedef int32_t VkStructureType;
 
@@ -33,7 +34,6 @@ typedef VkFlags VkDescriptorSetLayoutCreateFlags;
 typedef VkFlags VkDeviceCreateFlags;
 typedef VkFlags VkDeviceQueueCreateFlags;
 typedef VkFlags VkExternalMemoryHandleTypeFlags;
-typedef VkFlags VkFenceCreateFlags;
 typedef VkFlags VkInstanceCreateFlags;
 typedef VkFlags VkMemoryHeapFlags;
 typedef VkFlags VkMemoryMapFlags;

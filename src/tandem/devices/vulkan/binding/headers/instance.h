@@ -174,6 +174,15 @@ typedef struct VkPhysicalDeviceProperties2 {
     VkPhysicalDeviceProperties    properties;
 } VkPhysicalDeviceProperties2;
 
+typedef struct VkPhysicalDevicePCIBusInfoPropertiesEXT {
+    VkStructureType    sType;
+    void*              pNext;
+    uint32_t           pciDomain;
+    uint32_t           pciBus;
+    uint32_t           pciDevice;
+    uint32_t           pciFunction;
+} VkPhysicalDevicePCIBusInfoPropertiesEXT;
+
 typedef struct VkConformanceVersion {
     uint8_t    major;
     uint8_t    minor;
