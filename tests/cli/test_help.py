@@ -18,7 +18,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["run"], ["chat"], ["inspect"], ["plan-memory"], ["bench"], ["bench", "replay"]]
+    "arguments",
+    [[], ["run"], ["chat"], ["inspect"], ["plan-memory"], ["bench"], ["bench", "replay"], ["bench", "profile"]],
 )
 def test_help_into_a_pipe_has_no_colour(arguments: list[str]) -> None:
     # What CI sets makes typer believe in a terminal.

@@ -35,12 +35,13 @@ PlotFile = Annotated[
 
 
 class BenchGroup(TyperGroup):
-    """Options without a subcommand are those of the default one."""
+    """Options without a subcommand are those of the default one; `--profile` names another."""
 
     # typer brings a click of its own, or takes the installed one, depending on its version: its Context has two homes.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
-            args = [DEFAULT, *args]
+            kind = "profile" if "--profile" in args else DEFAULT
+            args = [kind, *(each for each in args if each != "--profile")]
         return super().parse_args(ctx, args)
 
 
@@ -172,7 +173,55 @@ def kernels(
     _finish(result, kernels_table, plot_kernels, json, plot)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {DEFAULT: throughput, "replay": replay, "kernels": kernels}
+def profile(
+    *,
+    model: Model = None,
+    what: Annotated[str, typer.Option(help="What to profile, of prefill and decode.")] = "prefill,decode",
+    batch: Annotated[str, typer.Option(help="Sequences at once.")] = "1,8",
+    depth: Annotated[str, typer.Option(help="Positions that sequences have before.")] = "0",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Decode steps.")] = 4,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a trace for chrome://tracing.", show_default=False),
+    ] = None,
+    json: ResultFile = None,
+    engine: DeviceOptions,
+) -> None:
+    """Where a step's time goes, by kernel and kind of block, beside what the device can do (also: --profile)."""
+    from tandem.bench.profile import measure_ceilings, profile_table, run_profile, write_trace
+    from tandem.bench.subject import open_subject
+    from tandem.bench.throughput import Workload
+    from tandem.models.open import model_spec
+
+    batches = _numbers("--batch", batch, least=1)
+    workload = Workload(
+        kinds=tuple(dict.fromkeys(part.strip() for part in what.split(","))),
+        batches=batches,
+        depths=_numbers("--depth", depth, least=0),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=1,
+        rows=max(256, 2 * max(batches)),
+    )
+    _check_outputs(json, None, trace)
+    checkpoint = _open(model)
+    config = workload.engine_config(model_spec(checkpoint), **dataclasses.asdict(engine))
+    header = _header()
+    ceilings = measure_ceilings(model_spec(checkpoint), config)
+    with open_subject(checkpoint, config) as subject:
+        found, steps = run_profile(subject, workload, ceilings, _progress("measurement"))
+    if trace is not None:
+        write_trace(trace, steps)
+    _finish({**header, **found}, profile_table, None, json, None)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    DEFAULT: throughput,
+    "profile": profile,
+    "replay": replay,
+    "kernels": kernels,
+}
 
 
 def _numbers(name: str, text: str, least: int) -> tuple[int, ...]:
@@ -203,13 +252,13 @@ def _open(model: str | None) -> Checkpoint:
     return open_checkpoint(BUNDLED_MODEL if model is None else model)
 
 
-def _check_outputs(result: Path | None, plot: Path | None) -> None:
+def _check_outputs(result: Path | None, plot: Path | None, trace: Path | None = None) -> None:
     """What could not be written in the end is refused before anything is measured."""
     if plot is not None:
         from tandem.bench.plot import require_matplotlib
 
         require_matplotlib()
-    for path in (result, plot):
+    for path in (result, plot, trace):
         if path is None:
             continue
         folder = path.parent
@@ -238,7 +287,7 @@ def _progress(noun: str) -> Callable[[int, int], None] | None:
 def _finish(
     result: dict[str, Any],
     table: Callable[[dict[str, Any]], str],
-    draw: Callable[[dict[str, Any], Path], None],
+    draw: Callable[[dict[str, Any], Path], None] | None,
     json: Path | None,
     plot: Path | None,
 ) -> None:
@@ -247,6 +296,6 @@ def _finish(
 
     if json is not None:
         write_result(json, result)
-    if plot is not None:
+    if plot is not None and draw is not None:
         draw(result, plot)
     print(f"{header_lines(result)}\n\n{table(result)}")

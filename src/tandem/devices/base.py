@@ -136,6 +136,50 @@ class Program(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """One kernel of a program's run. variant: of the kernel, as its device names it. block: what it works for, such as
+    `attention 3`. bytes, macs: weights, keys and values that it must read, and multiply-adds, where they are known.
+    """
+
+    kernel: str
+    variant: str
+    block: str
+    seconds: float
+    bytes: int = 0
+    macs: int = 0
+
+
+@runtime_checkable
+class ProfiledProgram(Protocol):
+    """A program that can tell where its time goes."""
+
+    def profile(self, batch: Batch) -> list[KernelTime]:
+        """Runs a step, its kernels one after another, and waits for it.
+
+        Raises DeviceError where the device keeps no time, or the step fails.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What a device was measured to do at best. None: it was not, or cannot."""
+
+    read_bytes_per_s: float | None = None
+    copy_bytes_per_s: float | None = None
+    int8_macs_per_s: float | None = None
+
+
+@runtime_checkable
+class MeasuredDevice(Protocol):
+    """A device that can measure its own ceilings."""
+
+    def measure_ceilings(self) -> Ceilings:
+        """Takes some memory for the time of the call. Raises DeviceError where that is not there."""
+        ...
+
+
 @runtime_checkable
 class Device(Protocol):
     """Something that runs programs: `cpu`, `vulkan:0`, `onnx:<provider>`, `ref`; its lane is one in-order queue."""

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tandem._native import Timeline
-from tandem.devices.base import Device, Event, Float32Array, KVPool, Program, StepBuffers
+from tandem.devices.base import (
+    Device,
+    Event,
+    Float32Array,
+    KernelTime,
+    KVPool,
+    ProfiledProgram,
+    Program,
+    StepBuffers,
+)
 from tandem.devices.batch import Batch
 from tandem.memory.arena import Arena
 from tandem.memory.plan import MemoryPlan, step_buffer_bytes
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.placement import Placement
 from tandem.weights.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramTime:
+    """One program of a profiled step. start: of time.perf_counter, in seconds, as the host saw it; kernels: in order,
+    of devices that tell.
+    """
+
+    device: str
+    start: float
+    seconds: float
+    kernels: list[KernelTime]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """A profiled step."""
+
+    rows: int
+    samples: int
+    programs: list[ProgramTime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +107,10 @@ class Executor:
             self.programs.append(program)
         # One timeline per program: its values grow by one a step, whatever lane it is on.
         self._timelines = [Timeline() for _ in self.programs]
+        self._owners = [name for name, _, _ in placement.runs()]
         self._steps = 0
+        # While it is a list, steps run a program at a time and are noted there.
+        self.profile: list[StepTime] | None = None
 
     @property
     def threads(self) -> int:
@@ -87,13 +121,32 @@ class Executor:
         """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until done."""
         self._steps += 1
         wait: Sequence[Event] = ()
-        for program, timeline in zip(self.programs, self._timelines, strict=True):
+        times: list[ProgramTime] = []
+        for program, timeline, owner in zip(self.programs, self._timelines, self._owners, strict=True):
             signal = Event(timeline, self._steps)
-            program.submit(batch, wait, signal)
+            if self.profile is None:
+                program.submit(batch, wait, signal)
+            else:
+                times.append(_timed(program, batch, signal, owner))
             wait = (signal,)
+        if self.profile is not None:
+            self.profile.append(StepTime(batch.n_rows, batch.n_samples, times))
         return StepHandle(wait[0], self._buffers.logits[: batch.n_samples])
 
     def close(self) -> None:
         """Finishes what is queued and closes the devices."""
         for device in self._devices.values():
             device.close()
+
+
+def _timed(program: Program, batch: Batch, signal: Event, owner: str) -> ProgramTime:
+    """Runs a program by itself, and waits for it."""
+    start = time.perf_counter()
+    if isinstance(program, ProfiledProgram):
+        kernels = program.profile(batch)
+        signal.timeline.signal(signal.value)
+    else:
+        kernels = []
+        program.submit(batch, (), signal)
+        signal.wait()
+    return ProgramTime(owner, start, time.perf_counter() - start, kernels)

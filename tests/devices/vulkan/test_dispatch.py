@@ -64,10 +64,10 @@ def test_a_profile_times_every_dispatch_and_computes_the_same(vulkan: VulkanDevi
     ((_, program),) = runner._stages[0]
     times = program.profile(runner._batch)
     np.testing.assert_array_equal(runner.buffers.logits[:3], logits)
-    shaders = Counter(time.shader for time in times)
+    kernels = Counter(time.kernel for time in times)
     layers = len(spec.attention)
-    assert shaders["attention"] == shaders["heads"] == shaders["gated"] == layers
-    assert shaders["product_int"] == 7 * layers + 1
-    assert all(time.seconds >= 0 for time in times) and sum(time.seconds for time in times) > 0
+    assert kernels["attention"] == kernels["heads"] == kernels["gated"] == layers
+    assert kernels["product_int"] == 7 * layers + 1
     matrices = {id(m): m for block in program._blocks[1:] for m in block.matrices.values()}
-    assert sum(time.weight_bytes for time in times) == sum(matrix.bytes for matrix in matrices.values())
+    weights = sum(matrix.rows * matrix.row_words * 4 for matrix in matrices.values())
+    assert sum(time.bytes for time in times if time.kernel == "product_int") == weights

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from tandem.devices.base import DeviceInfo, KVGroupSpec, StepBuffers
+from tandem._native import Timeline
+from tandem.devices.base import Ceilings, DeviceInfo, Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import BatchLayout
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
@@ -14,6 +15,7 @@ from tandem.devices.slicing import slice_spec, slice_weights
 from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
 from tandem.devices.vulkan.blocks import VulkanBlock, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
+from tandem.devices.vulkan.ceilings import measure_ceilings
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.instance import Instance, shared_instance
 from tandem.devices.vulkan.kv import VulkanKVPool
@@ -139,6 +141,16 @@ class VulkanDevice:
             block.work.layer: pool_of(name, block.work, kv) for block in blocks if isinstance(block.work, AttentionSpec)
         }
         return VulkanProgram(self._machine, tuple(blocks), rows, buffers, pools)
+
+    def measure_ceilings(self) -> Ceilings:
+        """See MeasuredDevice."""
+        found: list[Ceilings] = []
+        machine, done = self._machine, Event(Timeline(), 1)
+        machine.lane.submit(
+            lambda: found.append(measure_ceilings(machine.context, machine.memory, machine.pipelines)), (), done
+        )
+        done.wait()
+        return found[0]
 
     def close(self) -> None:
         if not self._closed:

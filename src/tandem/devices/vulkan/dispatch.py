@@ -51,13 +51,14 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """constants: of the shader's specialization, in order, LANES first."""
+    """constants: of the shader's specialization, in order, LANES first. block: what it works for, for a profile."""
 
     shader: str
     constants: tuple[int, ...]
     uses: tuple[Use, ...]
     push: bytes
     grid: Grid
+    block: str = ""
 
 
 def push(*values: int | float) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tandem._native import Timeline
-from tandem.devices.base import Event, StepBuffers
+from tandem.devices.base import Event, KernelTime, StepBuffers
 from tandem.devices.batch import Batch
 from tandem.devices.lane import Lane
 from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, HeadSpec
@@ -20,7 +20,7 @@ from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
 from tandem.devices.vulkan.pipelines import Pipelines
-from tandem.devices.vulkan.profile import DispatchTime, Timestamps
+from tandem.devices.vulkan.profile import Costs, Timestamps, block_label, variant
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace
@@ -107,30 +107,31 @@ class VulkanProgram:
         events = tuple(wait)
         self._machine.lane.submit(lambda: self._run(batch, events), (), signal)
 
-    def profile(self, batch: Batch) -> list[DispatchTime]:
-        """Runs a step with a timestamp after every dispatch, one after another, and waits for it.
-
-        Raises DeviceError where the device keeps no time, or the step fails.
-        """
-        times: list[DispatchTime] = []
+    def profile(self, batch: Batch) -> list[KernelTime]:
+        """See ProfiledProgram: a timestamp after every dispatch."""
+        times: list[KernelTime] = []
         done = Event(Timeline(), 1)
         self._machine.lane.submit(lambda: times.extend(self._run_timed(batch)), (), done)
         done.wait()
         return times
 
-    def _run_timed(self, batch: Batch) -> list[DispatchTime]:
+    def _run_timed(self, batch: Batch) -> list[KernelTime]:
         check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
         machine, step = self._machine, self._step_data(batch)
         dispatches = self._dispatches(_tile(batch.n_rows), _tile(batch.n_samples), step)
         found = grids(dispatches)
-        timestamps = Timestamps(machine.context, dispatches)
+        timestamps = Timestamps(machine.context, len(dispatches))
         try:
             recording = Recording(machine.context, machine.pipelines, dispatches, found, step.table, timestamps.queries)
             self._fill(step, batch, Table(found))
             self._push(batch)
             machine.context.run(recording.commands)
             self._pull(batch)
-            return timestamps.read()
+            costs = Costs(self._blocks, self._pools, batch)
+            return [
+                KernelTime(each.shader, variant(each), each.block, took, *costs.of(each))
+                for each, took in zip(dispatches, timestamps.read(), strict=True)
+            ]
         finally:
             timestamps.close()
 
@@ -221,7 +222,8 @@ class VulkanProgram:
             dispatches.append(copy_rows(places, self._hidden.view, hidden, self._width))
         for block in self._blocks:
             pool = self._pools[block.work.layer] if isinstance(block.work, AttentionSpec) else None
-            dispatches += block_dispatches(block, places, pool)
+            label = block_label(block.work)
+            dispatches += [replace(each, block=label) for each in block_dispatches(block, places, pool)]
         if resident and self._writes_hidden:
             dispatches.append(copy_rows(places, hidden, self._hidden.view, self._width))
         return dispatches
