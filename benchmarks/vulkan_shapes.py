@@ -1,0 +1,244 @@
+"""Gemma 3's shapes on a GPU: prefill and decode beside what the device can do at best. Needs no model and no network.
+
+    python benchmarks/vulkan_shapes.py [--models gemma3-1b,gemma3-4b] [--placement vulkan:0] [--out PREFIX]
+
+Weights are random and made in memory. Each model runs in a process of its own; results are written to PREFIX.json and
+PREFIX.md as they come, and a case that takes too long, does not fit or fails is noted there and left out.
+
+achieved   bytes of weights, keys and values that a step must read, over its time; and its multiply-adds
+of read    that, over the rate at which the device was measured to read its memory
+host       Python between steps; sampling: the sampler's calls; kernels: the sum of a profiled step's kernels
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tandem.bench.profile import measure_ceilings, summarize
+from tandem.bench.report import columns, run_header, source_checkout, write_result
+from tandem.bench.subject import Subject, open_subject
+from tandem.bench.synthetic import GEMMA3, synthetic_checkpoint
+from tandem.bench.throughput import Span, ThroughputBench, Workload
+from tandem.devices.base import Ceilings
+from tandem.errors import MemoryPlanError, TandemError
+from tandem.models.open import model_spec
+from tandem.weights.tensor import TensorType
+
+DECODE_STEPS = 16
+# Loading, compiling and the first step of each size have no rate to be known before.
+PATIENCE = 240.0
+
+
+def measure_model(args: argparse.Namespace) -> None:
+    """The child: prints one JSON object a line, as soon as it is known."""
+
+    def tell(**what: Any) -> None:
+        print(json.dumps(what), flush=True)
+
+    begin = time.perf_counter()
+    shape = GEMMA3[args.child]
+    shape = replace(shape, layers=args.layers or shape.layers)
+    checkpoint = synthetic_checkpoint(args.child, shape, TensorType[args.type])
+    spec = model_spec(checkpoint)
+    batches = [int(each) for each in args.batches.split(",")]
+    made = time.perf_counter()
+    ceilings: dict[str, Ceilings] = {}
+    while batches:
+        kinds, rows = ("prefill", "decode"), max(args.prefill, max(batches) + 1)
+        workload = Workload(kinds, tuple(batches), (args.depth,), args.prefill, DECODE_STEPS, rows=rows)
+        config = workload.engine_config(spec, placement=args.placement)
+        ceilings = ceilings or measure_ceilings(spec, config)
+        try:
+            with open_subject(checkpoint, config) as subject:
+                tell(
+                    ceilings={name: asdict(each) for name, each in ceilings.items()},
+                    subject=subject.to_json(),
+                    made_s=made - begin,
+                    loaded_s=time.perf_counter() - made,
+                )
+                measure_cases(subject, workload, args, tell)
+            return
+        except MemoryPlanError as refusal:
+            tell(refused=f"batches up to {max(batches)}: {refusal}")
+            batches.remove(max(batches))
+
+
+def measure_cases(subject: Subject, workload: Workload, args: argparse.Namespace, tell: Any) -> None:
+    cases = [("decode", batch) for batch in workload.batches]
+    cases.insert(1, ("prefill", 1))
+    for kind, batch in cases:
+        tell(begins=f"{kind} {batch}")
+        case = {"kind": kind, "batch": batch, "rows": batch if kind == "decode" else args.prefill}
+        try:
+            tell(case={**case, **measure_case(subject, workload, kind, batch, args)})
+        except TandemError as error:
+            tell(case={**case, "error": str(error)})
+
+
+def measure_case(
+    subject: Subject, workload: Workload, kind: str, batch: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """As many rounds as fit into the time, five at most; one that is short where even that is long."""
+    depth = args.depth
+    quick = ThroughputBench(subject.engine, replace(workload, batches=(batch,), new_tokens=2))
+    first = quick.measure(kind, batch, depth)
+    second = quick.measure(kind, batch, depth) if first.seconds < args.seconds else first
+    spans = [second]
+    bench = quick
+    if kind == "decode" and second.seconds / second.steps * DECODE_STEPS < args.seconds / 2:
+        bench, spans = ThroughputBench(subject.engine, replace(workload, batches=(batch,))), []
+    begin = time.perf_counter()
+    while len(spans) < 5 and (not spans or time.perf_counter() - begin + spans[-1].seconds < args.seconds):
+        spans.append(bench.measure(kind, batch, depth))
+    best = min(spans, key=lambda span: span.seconds / span.rows)
+    executor = subject.engine.executor
+    executor.profile = []
+    try:
+        quick.measure(kind, batch, depth)
+        steps = executor.profile
+    finally:
+        executor.profile = None
+    steps = [step for step in steps if step.rows == step.samples == batch][-2:] if kind == "decode" else steps[-1:]
+    return {
+        **numbers(best),
+        "rounds": len(spans),
+        "profile": summarize(steps) if steps else None,
+        "first_s": first.seconds,
+    }
+
+
+def numbers(span: Span) -> dict[str, float]:
+    return {
+        "tokens_per_s": span.rows / span.seconds,
+        "step_s": span.seconds / span.steps,
+        "host_s": (span.seconds - span.waited - span.sampling) / span.steps,
+        "sampling_s": span.sampling / span.steps,
+    }
+
+
+def watch(args: argparse.Namespace, name: str, found: dict[str, Any], save: Any) -> None:
+    """Runs one model's process and notes what it tells; ends it when it says nothing for too long."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    end = time.monotonic() + args.model_seconds
+    try:
+        while (line := lines.get(timeout=max(1.0, min(PATIENCE, end - time.monotonic())))) is not None:
+            said = json.loads(line)
+            print(f"{name}: {line.strip()[:160]}", flush=True)
+            if "case" in said:
+                found["cases"].append(said["case"])
+            else:
+                found |= said
+            save()
+        if child.wait() != 0:
+            found["error"] = f"the process ended with {child.returncode}"
+    except queue.Empty:
+        found["error"] = "it took too long and was ended"
+    finally:
+        child.kill()
+        child.wait()
+        save()
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    parts = [f"# Gemma 3's shapes on a GPU\n\n    {result['command']}\n\ncommit {result['commit']}, {result['date']}"]
+    for name, model in result["models"].items():
+        parts.append(f"## {name}")
+        for key in ("refused", "error"):
+            if key in model:
+                parts.append(f"{key}: {model[key]}")
+        if "subject" not in model:
+            continue
+        subject = model["subject"]
+        ceilings = next(iter(model["ceilings"].values()), {})
+        read, dots = ceilings.get("read_bytes_per_s"), ceilings.get("int8_macs_per_s")
+        parts.append(
+            f"{'; '.join(subject['devices'])}; {subject['model']['weight_bytes_per_step'] / 1e9:.2f} GB of weights a "
+            f"step, loaded in {model['loaded_s']:.1f} s. Measured at best: "
+            f"{'unknown' if not read else f'{read / 1e9:,.0f} GB/s read'}, "
+            f"{'unknown' if not dots else f'{dots / 1e12:,.1f} T integer multiply-adds/s'}."
+        )
+        lines = [
+            ("", "rows/s", "step ms", "kernels ms", "host ms", "sampling ms", "GB/s", "of read", "TMAC/s", "of dots")
+        ]
+        for case in model["cases"]:
+            title = f"{case['kind']} {case['rows']}"
+            if "error" in case:
+                lines.append((title, case["error"][:60], *[""] * 8))
+                continue
+            kernels = (case["profile"] or {}).get("kernels", [])
+            steps = case["step_s"]
+            seconds, bytes, macs = (
+                sum(kernel[key] for kernel in kernels)
+                for key in ("seconds_per_step", "bytes_per_step", "macs_per_step")
+            )
+            lines.append(
+                (
+                    title,
+                    f"{case['tokens_per_s']:,.1f}",
+                    f"{steps * 1e3:.2f}",
+                    f"{seconds * 1e3:.2f}",
+                    f"{case['host_s'] * 1e3:.3f}",
+                    f"{case['sampling_s'] * 1e3:.3f}",
+                    f"{bytes / steps / 1e9:.1f}",
+                    f"{bytes / steps / read:.1%}" if read else "",
+                    f"{macs / steps / 1e12:.2f}",
+                    f"{macs / steps / dots:.1%}" if dots else "",
+                )
+            )
+        parts.append("```\n" + columns(lines) + "\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(GEMMA3))
+    parser.add_argument("--type", default="Q4_0", choices=[kind.name for kind in TensorType])
+    parser.add_argument("--placement", default="vulkan:0")
+    parser.add_argument("--batches", default="1,2,4,8,16,32,64")
+    parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt")
+    parser.add_argument("--layers", type=int, help="only so many, for a trial")
+    parser.add_argument("--depth", type=int, default=0, help="positions that sequences have before")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for the rounds of a case, about")
+    parser.add_argument("--model-seconds", type=float, default=420.0, help="for all cases of a model and its loading")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/vulkan-shapes"))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        measure_model(args)
+        return
+    result: dict[str, Any] = run_header(source_checkout(), shlex.join(["python", *sys.argv]))
+    result["models"] = {}
+
+    def save() -> None:
+        write_result(args.out.with_suffix(".json"), result)
+        args.out.with_suffix(".md").write_text(table(result), encoding="utf-8")
+
+    for name in args.models.split(","):
+        result["models"][name] = {"cases": []}
+        watch(args, name, result["models"][name], save)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
