@@ -21,13 +21,13 @@ def devices(
         _print_device(device)
     if facts["vulkan_error"]:
         print(f"\nNo GPU: {facts['vulkan_error']}")
-    for gtt in facts["amd_gtt"]:
-        print(f"\nAMD GTT: {_size(gtt['bytes_total'])} of system memory, {_size(gtt['bytes_used'])} in use")
+    for sentence in facts["closed"]:
+        print(f"\nOut of reach: {sentence}")
 
 
 def _facts() -> dict[str, Any]:
     from tandem.devices.cpu import CpuDevice
-    from tandem.devices.vulkan.facts import describe_gpus, gtt_bytes
+    from tandem.devices.vulkan.facts import closed_nodes, describe_gpus
     from tandem.errors import DeviceError
     from tandem.memory.system import available_bytes
 
@@ -48,8 +48,7 @@ def _facts() -> dict[str, Any]:
         found += describe_gpus()
     except DeviceError as refusal:
         error = str(refusal)
-    gtt = [{"bytes_total": total, "bytes_used": used} for total, used in gtt_bytes()]
-    return {"devices": found, "vulkan_error": error, "amd_gtt": gtt}
+    return {"devices": found, "vulkan_error": error, "closed": closed_nodes()}
 
 
 def _print_device(device: dict[str, Any]) -> None:
@@ -60,6 +59,11 @@ def _print_device(device: dict[str, Any]) -> None:
         rows += [("Unusable", f"it lacks {what}") for what in device["lacks"]]
     rows += [("Memory", _memory(heap)) for heap in device["memory"]]
     if device["kind"] == "vulkan":
+        whose = "the host's memory, shared" if device["unified"] else "its own memory"
+        rows.append(("Usable", f"{_size(device['bytes_usable'])} of {whose}"))
+        if (kernel := device["kernel_memory"]) is not None:
+            gtt = f"GTT {_size(kernel['gtt_total'])}, {_size(kernel['gtt_used'])} in use"
+            rows.append(("Kernel", f"{gtt}; VRAM {_size(kernel['vram_total'])}, {_size(kernel['vram_used'])} in use"))
         have = [name.replace("_", " ") for name, there in device["features"].items() if there is True]
         rows.append(("Has", ", ".join(have) or "no optional features"))
         rows.append(("Matrices", ", ".join(device["features"]["cooperative_matrix"]) or "no cooperative matrices"))

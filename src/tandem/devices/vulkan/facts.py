@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tandem.devices.vulkan.budget import kernel_memory, memory_spaces
 from tandem.devices.vulkan.context import missing
 from tandem.devices.vulkan.instance import shared_instance
 from tandem.devices.vulkan.probe import Gpu, probe_all
 
-# What each optional ability is for, and where it comes from.
+# What each optional ability is for, whether our shaders and memory use it, and where it comes from.
 _ADVICE = {
     "integer_dot": "VK_KHR_shader_integer_dot_product, for fast quantized products; a newer driver may have it",
     "memory_budget": "VK_EXT_memory_budget, to tell how much of its memory is free; a newer driver may have it",
@@ -17,24 +20,34 @@ _ADVICE = {
 }
 
 
-def describe_gpus() -> list[dict[str, Any]]:
-    """Every Vulkan device of this machine; bytes throughout. Raises DeviceError where Vulkan does not start."""
-    return [_describe(gpu) for gpu in probe_all(shared_instance())]
+def describe_gpus(root: Path = Path("/")) -> list[dict[str, Any]]:
+    """Every Vulkan device of this machine; bytes throughout. Raises DeviceError where Vulkan does not start.
+
+    root: where /sys is found.
+    """
+    return [_describe(gpu, root) for gpu in probe_all(shared_instance())]
 
 
-def gtt_bytes(root: Path = Path("/")) -> list[tuple[int, int]]:
-    """(total, used) of system memory that amdgpu lets each AMD GPU use as its own: GTT, the larger part on an APU."""
-    found = []
-    for total in sorted(root.glob("sys/class/drm/card*/device/mem_info_gtt_total")):
-        try:
-            found.append((int(total.read_text()), int(total.with_name("mem_info_gtt_used").read_text())))
-        except (OSError, ValueError):
-            continue
-    return found
+def closed_nodes(root: Path = Path("/")) -> list[str]:
+    """What keeps this user from GPUs that the kernel has: one sentence for each device file that cannot be opened."""
+    return [
+        f"this user may not open /{node.relative_to(root)}; join the group that owns it "
+        f"(sudo usermod -aG {_group(node)} $USER) and log in again"
+        for node in sorted(root.glob("dev/dri/renderD*"))
+        if not os.access(node, os.R_OK | os.W_OK)
+    ]
 
 
-def _describe(gpu: Gpu) -> dict[str, Any]:
+def _group(node: Path) -> str:
+    try:
+        return node.group()
+    except KeyError:
+        return "render"
+
+
+def _describe(gpu: Gpu, root: Path) -> dict[str, Any]:
     lacks = missing(gpu)
+    kernel = kernel_memory(gpu.pci, root)
     features = gpu.features
     return {
         "name": f"vulkan:{gpu.index}",
@@ -45,6 +58,9 @@ def _describe(gpu: Gpu) -> dict[str, Any]:
         "api": gpu.api,
         "usable": not lacks,
         "lacks": lacks,
+        "unified": gpu.unified,
+        "bytes_usable": memory_spaces(gpu, root)[0].bytes_free,
+        "kernel_memory": None if kernel is None else asdict(kernel),
         "memory": [
             {
                 "bytes_total": heap.bytes_total,
@@ -65,7 +81,7 @@ def _describe(gpu: Gpu) -> dict[str, Any]:
                 f"{shape.m}x{shape.n}x{shape.k} {shape.a} to {shape.result}" for shape in features.cooperative_matrix
             ],
         },
-        "used": [name for name in _ADVICE if getattr(features, name)],
+        "used": ["timeline_semaphore", *(name for name in _ADVICE if getattr(features, name))],
         "advice": [advice for name, advice in _ADVICE.items() if not getattr(features, name)],
         "limits": {
             "storage_range": gpu.limits.storage_range,
