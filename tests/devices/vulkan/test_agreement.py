@@ -1,9 +1,10 @@
 """Agreement between devices: over the same tokens the Vulkan device says what the CPU says, as near as 8 bits allow.
 
 Teacher-forced over stories that the CPU tells: the likeliest token is the same wherever the reference's best two are
-further apart than twice the largest difference between the devices' logits; the error against float32 is at most one and
-a half times the CPU's own; and the mean divergence is under 1e-4 where activations are float32. Where they are 8-bit,
-each device's own divergence from float32 is several times that: there the two are no further apart than both from it.
+further apart than twice the largest difference between the devices' logits; the error against float32 is at most one
+and a half times the CPU's own; and the mean divergence is under 1e-4 where activations are float32. Where they are
+8-bit, each device's own divergence from float32 is several times that: there the two are no further apart than both
+from it.
 """
 
 from __future__ import annotations
