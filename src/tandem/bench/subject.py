@@ -14,6 +14,9 @@ from tandem.memory.plan import MemoryPlan
 from tandem.models.spec import ModelSpec
 from tandem.weights.checkpoint import Checkpoint
 
+# Reading more than this is no slower, and a GPU's model may not fit the host's memory.
+_BEYOND_CACHES = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -85,7 +88,7 @@ def open_subject(checkpoint: Checkpoint, config: EngineConfig) -> Iterator[Subje
         infos = [device.info for device in planned.devices.values()]
         threads = max(info.threads or 1 for info in infos)
         weights = step_weight_bytes(planned.spec, checkpoint)
-        bandwidth = measure_read_bandwidth(weights, threads)
+        bandwidth = measure_read_bandwidth(min(weights, _BEYOND_CACHES), threads)
         engine = planned.load(())
     except BaseException:
         planned.close()

@@ -83,7 +83,7 @@ def test_devices_agree(model: Path, count: int, vulkan: VulkanDevice, ref: RefDe
     largest = np.abs(gpu - cpu).max()
     second, best = np.partition(exact, -2)[:, -2:].T
     clear = best - second > 2 * largest
-    assert clear.mean() > 0.5
+    assert clear.mean() > 0.4
     np.testing.assert_array_equal(gpu.argmax(axis=-1)[clear], cpu.argmax(axis=-1)[clear])
     own = divergence(exact, cpu) + divergence(exact, gpu)
     assert divergence(cpu, gpu) < (1e-4 if model == TINY else own)
