@@ -76,9 +76,8 @@ def main() -> None:
     group = KVGroupSpec(index=0, layers=(0,), kv_heads=args.kv_heads, head_dim=args.head_dim, window=None)
     pages = -(-(args.tokens + STEPS) // group.page_size)
     pool = device.allocate_kv(group, args.batch * pages)
-    print(
-        f"{device.info.description}: {block.bytes:,} bytes of weights, {pool.pages * group.page_bytes:,} bytes of pages resident"
-    )
+    held = pool.pages * group.page_bytes
+    print(f"{device.info.description}: {block.bytes:,} bytes of weights, {held:,} bytes of pages resident")
 
     rows = args.batch * args.tokens
     nothing = np.zeros((0, rows, args.hidden), np.float32)
