@@ -76,7 +76,21 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
         for dtype, flag in (("f16", 0), ("f32", 1)):
             yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag)
             yield f"attention {dim} {dtype}", "attention", (LANES, dim, flag)
-    for shader in ("norm", "residual", "gated", "quantize", "copy", "ceiling_read", "ceiling_dots"):
+    for shader, names in (("select", ("chunk", "final")), ("adjust", ("apply", "undo"))):
+        for flag, name in enumerate(names):
+            yield f"{shader} {name}", shader, (LANES, flag)
+    for shader in (
+        "norm",
+        "residual",
+        "gated",
+        "quantize",
+        "copy",
+        "ceiling_read",
+        "ceiling_dots",
+        "mass",
+        "answer",
+        "rows",
+    ):
         yield shader, shader, (LANES,)
 
 

@@ -23,6 +23,7 @@ namespace {
 
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Buffer2 = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Buffer3 = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using BatchData = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -106,17 +107,19 @@ void bind_parts(nb::module_& m) {
 void bind_program(nb::module_& m) {
     nb::class_<Program>(m, "Program")
         .def(nb::new_([](const std::string& isa, int threads, int rows, Buffer2 hidden, Buffer2 logits,
-                         Buffer3 partials) {
+                         Buffer3 partials, Slots slots) {
                  const StepBuffers buffers{hidden.data(),
                                            logits.data(),
                                            partials.data(),
+                                           slots.data(),
                                            static_cast<int64_t>(hidden.shape(0)),
                                            static_cast<int64_t>(logits.shape(0)),
                                            static_cast<int64_t>(partials.shape(0)),
+                                           static_cast<int64_t>(slots.shape(0)),
                                            static_cast<int64_t>(hidden.shape(1))};
                  return std::make_shared<Program>(choose_kernels(isa.c_str()), threads, rows, buffers);
              }),
-             "isa"_a, "threads"_a, "rows"_a, "hidden"_a, "logits"_a, "partials"_a,
+             "isa"_a, "threads"_a, "rows"_a, "hidden"_a, "logits"_a, "partials"_a, "slots"_a,
              "The buffers are not copied and must outlive the program.")
         .def(
             "add_embed",
@@ -193,7 +196,7 @@ void bind_workspace(nb::module_& m) {
         .def("combine", &WorkspaceNeed::combine, "hidden"_a)
         .def("head", &WorkspaceNeed::head, "hidden"_a)
         .def("ropes", &WorkspaceNeed::ropes, "tables"_a, "half"_a)
-        .def("bytes", &WorkspaceNeed::bytes, "rows"_a, "threads"_a);
+        .def("bytes", &WorkspaceNeed::bytes, "rows"_a, "operands"_a, "threads"_a);
 }
 
 void bind_lane(nb::module_& m) {

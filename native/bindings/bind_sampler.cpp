@@ -5,8 +5,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "bindings/bindings.h"
 #include "kernels/kernels.h"
+#include "src/candidates.h"
 #include "src/sampler.h"
 
 namespace nb = nanobind;
@@ -19,6 +22,7 @@ namespace {
 using Logits = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
 using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Mask = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Noise = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // A sampler with the pointers of a call, planned like all its memory.
@@ -45,6 +49,10 @@ struct PySampler : Sampler {
     void collect_sequences(const nb::list& list) {
         sequences.clear();
         for (const nb::handle item : list) {
+            if (item.is_none()) {
+                sequences.push_back(nullptr);
+                continue;
+            }
             if (!nb::isinstance<SamplerSequence>(item))
                 throw nb::type_error("sequences must be SamplerSequence objects");
             const auto* sequence = nb::inst_ptr<SamplerSequence>(item);
@@ -84,6 +92,54 @@ struct PySampler : Sampler {
         sample(task);
     }
 
+    // The rows' asks into `asks`; returns how many adjustments they have in all.
+    int64_t ask(const nb::list& rows, const Tokens& positions, const Tokens& row_masks, const Words& asks,
+                const Words& adjustments) {
+        const int32_t count = check_rows<Ask>(asks, rows.size());
+        check_rows<Adjustment>(adjustments, 0);
+        if (positions.shape(0) != rows.size() || row_masks.shape(0) != rows.size())
+            throw std::invalid_argument("one position and one mask's row per row");
+        collect_all(rows);
+        auto* ask = reinterpret_cast<Ask*>(asks.data());
+        std::span room(reinterpret_cast<Adjustment*>(adjustments.data()), adjustments.shape(0));
+        int32_t first = 0;
+        for (int32_t row = 0; row < count; ++row) {
+            const auto at = static_cast<size_t>(row);
+            ask[at] = ask_candidates(*sequences[at], positions(at), row_masks(at), room.subspan(first));
+            ask[at].first = first;
+            first += ask[at].adjustments;
+        }
+        return first;
+    }
+
+    void sample_from(const Words& answers, const nb::list& rows, const Tokens& positions) {
+        const int32_t count = check_rows<Answer>(answers, rows.size());
+        if (positions.shape(0) != rows.size()) throw std::invalid_argument("one position per row");
+        collect_all(rows);
+        const std::span all(reinterpret_cast<const Answer*>(answers.data()), static_cast<size_t>(count));
+        for (const Answer& answer : all) {
+            if (answer.count < 0 || answer.count > kMaxCandidates)
+                throw std::invalid_argument("an answer holds 0 to 64 candidates");
+        }
+        nb::gil_scoped_release release;
+        sample_candidates(all, sequences, positions.data());
+    }
+
+    template <typename Row>
+    int32_t check_rows(const Words& words, size_t rows) const {
+        if (words.shape(1) * sizeof(int32_t) != sizeof(Row) || words.shape(0) < rows ||
+            rows > static_cast<size_t>(max_rows()))
+            throw std::invalid_argument("rows of " + std::to_string(sizeof(Row) / sizeof(int32_t)) +
+                                        " int32, as many as there are sequences");
+        return static_cast<int32_t>(rows);
+    }
+
+    void collect_all(const nb::list& list) {
+        collect_sequences(list);
+        if (std::find(sequences.begin(), sequences.end(), nullptr) != sequences.end())
+            throw nb::type_error("sequences must be SamplerSequence objects");
+    }
+
     void score_targets(const Logits& logits, const Tokens& targets, int32_t top) {
         const int32_t count = check(logits, targets.shape(0));
         if (top < 0 || top > kMaxLogprobs) throw std::invalid_argument("top must be 0 to 20");
@@ -115,6 +171,7 @@ void def_view(nb::class_<PySampler>& cls, const char* name, std::vector<T> Sampl
 
 void bind_sampler(nb::module_& m) {
     m.attr("MAX_LOGPROBS") = kMaxLogprobs;
+    m.attr("MAX_CANDIDATES") = kMaxCandidates;
 
     nb::class_<SamplerSequence>(m, "SamplerSequence", "What the sampler knows of one sequence.")
         .def(
@@ -152,8 +209,15 @@ void bind_sampler(nb::module_& m) {
              "threads"_a = 1, "isa"_a = "")
         .def("sample", &PySampler::sample_list, "logits"_a.noconvert(), "sequences"_a,
              "positions"_a.noconvert(), "masks"_a,
-             "Samples row r of `logits` for sequences[r]; `masks` is empty or has uint32 words or None per "
-             "row.")
+             "Samples row r of `logits` for sequences[r]; one of None is left alone. `masks` is empty or has "
+             "uint32 words or None per row.")
+        .def("ask", &PySampler::ask, "sequences"_a, "positions"_a.noconvert(), "masks"_a.noconvert(),
+             "asks"_a.noconvert(), "adjustments"_a.noconvert(),
+             "Fills `asks` and `adjustments` as tandem.devices.candidates lays them out; returns how many "
+             "adjustments there are. masks: each row's mask, or -1.")
+        .def("sample_candidates", &PySampler::sample_from, "answers"_a.noconvert(), "sequences"_a,
+             "positions"_a.noconvert(),
+             "Samples from a device's answers; a row that they do not suffice for gets the status 3.")
         .def("score", &PySampler::score_targets, "logits"_a.noconvert(), "targets"_a.noconvert(), "top"_a,
              "Log-probabilities of targets[r] and of the `top` likeliest tokens under row r of `logits`.");
     def_view(sampler, "tokens", &Sampler::Results::tokens);

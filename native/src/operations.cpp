@@ -101,7 +101,7 @@ void fill_rope_tables(Worker& worker, const Step& step) {
 void EmbedOperation::run(Worker& worker, const Step& step) const {
     const auto [begin, end] = worker.share(step.batch.rows());
     for (int64_t row = begin; row < end; ++row) {
-        packed_row(*block_.embedding, step.batch.row(row).token, step.hidden(row));
+        packed_row(*block_.embedding, step.buffers.token(step.batch.row(row)), step.hidden(row));
         if (block_.scale != 1.0f) step.kernels.scale(step.hidden(row), block_.scale, step.buffers.width);
     }
 }

@@ -38,13 +38,13 @@ void WorkspaceNeed::ropes(int64_t tables, int64_t half) {
     rope_half = std::max(rope_half, half);
 }
 
-int64_t WorkspaceNeed::bytes(int64_t rows, int threads) const {
+int64_t WorkspaceNeed::bytes(int64_t rows, int64_t operands, int threads) const {
     Workspace workspace;
     workspace.need = *this;
-    return workspace.lay_out(rows, threads, nullptr);
+    return workspace.lay_out(rows, operands, threads, nullptr);
 }
 
-int64_t Workspace::lay_out(int64_t rows, int threads, uint8_t* base) {
+int64_t Workspace::lay_out(int64_t rows, int64_t operands, int threads, uint8_t* base) {
     int64_t offset = 0;
     const auto take = [&](auto*& pointer, int64_t elements) {
         using Element = std::remove_reference_t<decltype(*pointer)>;
@@ -53,10 +53,10 @@ int64_t Workspace::lay_out(int64_t rows, int threads, uint8_t* base) {
     };
     operand.width = need.operand;
     const int64_t blocks = (need.operand + 31) / 32;
-    take(operand.f32, rows * need.operand);
-    take(operand.q, rows * (blocks * 32 + 64));
-    take(operand.scale, rows * blocks);
-    take(operand.sum, rows * blocks);
+    take(operand.f32, operands * need.operand);
+    take(operand.q, operands * (blocks * 32 + 64));
+    take(operand.scale, operands * blocks);
+    take(operand.sum, operands * blocks);
     take(wide, rows * need.wide);
     take(output, rows * need.output);
     take(attention_scratch, threads * need.attention_scratch);
@@ -70,6 +70,7 @@ Program::Program(const Kernels& kernels, int threads, int rows, StepBuffers buff
     : kernels_(kernels),
       threads_(threads),
       rows_(rows),
+      most_operands_(rows),
       buffers_(buffers),
       workspace_(std::make_unique<Workspace>()) {
     if (rows > buffers.rows) throw std::invalid_argument("program: more rows than its buffers hold");
@@ -113,15 +114,30 @@ void Program::add(CombineBlock block) {
 
 void Program::add(HeadBlock block) {
     workspace_->need.head(block.output->columns);
+    // A step may have more samples than rows: a row can be sampled for several sequences.
+    most_operands_ = std::max(rows_, static_cast<int>(buffers_.samples));
     operations_.push_back(std::make_unique<HeadOperation>(std::move(block)));
 }
 
 void Program::seal() {
-    workspace_->memory = MappedMemory(workspace_->lay_out(rows_, threads_, nullptr));
-    workspace_->lay_out(rows_, threads_, workspace_->memory.data());
+    workspace_->memory = MappedMemory(workspace_->lay_out(rows_, most_operands_, threads_, nullptr));
+    workspace_->lay_out(rows_, most_operands_, threads_, workspace_->memory.data());
 }
 
 int64_t Program::workspace_bytes() const { return workspace_->memory.bytes(); }
+
+void Program::check_token(int index, const BatchView::Row& row) const {
+    if (row.token < -buffers_.slot_count) {
+        throw std::invalid_argument("batch: row " + std::to_string(index) + " names token slot " +
+                                    std::to_string(-1 - int64_t{row.token}) + " of " +
+                                    std::to_string(buffers_.slot_count));
+    }
+    const int32_t token = buffers_.token(row);
+    if (token < 0 || token >= vocab_) {
+        throw std::invalid_argument("batch: row " + std::to_string(index) + " has token " +
+                                    std::to_string(token) + ", the vocabulary has " + std::to_string(vocab_));
+    }
+}
 
 void Program::check(const BatchView& batch) const {
     if (batch.rows() > rows_ || batch.samples() > buffers_.samples) {
@@ -131,11 +147,7 @@ void Program::check(const BatchView& batch) const {
     }
     for (int i = 0; i < batch.rows(); ++i) {
         const auto& row = batch.row(i);
-        if (vocab_ > 0 && (row.token < 0 || row.token >= vocab_)) {
-            throw std::invalid_argument("batch: row " + std::to_string(i) + " has token " +
-                                        std::to_string(row.token) + ", the vocabulary has " +
-                                        std::to_string(vocab_));
-        }
+        if (vocab_ > 0) check_token(i, row);
         if (row.sequence < 0 || row.sequence >= batch.sequences()) {
             throw std::invalid_argument("batch: row " + std::to_string(i) + " names no sequence");
         }

@@ -70,8 +70,14 @@ struct StepBuffers {
     float* hidden;
     float* logits;
     float* partials;
-    int64_t rows, samples, slices;  // capacities
-    int64_t width;                  // elements of a hidden row
+    const int32_t* slots;                       // tokens that a batch names by slot
+    int64_t rows, samples, slices, slot_count;  // capacities
+    int64_t width;                              // elements of a hidden row
+
+    // A row's token, which may be the one in slot -1 - token.
+    int32_t token(const BatchView::Row& row) const {
+        return row.token < 0 ? slots[-1 - row.token] : row.token;
+    }
 };
 
 struct Workspace;
@@ -104,9 +110,11 @@ class Program : public std::enable_shared_from_this<Program> {
  private:
     int rope_table(const Rope& rope);
     void check(const BatchView& batch) const;
+    void check_token(int index, const BatchView::Row& row) const;
 
     const Kernels& kernels_;
     const int threads_, rows_;
+    int most_operands_;
     const StepBuffers buffers_;
     std::unique_ptr<Workspace> workspace_;
     std::vector<std::unique_ptr<Operation>> operations_;

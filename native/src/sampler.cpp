@@ -31,11 +31,6 @@ bool finite(KeyRange range) {
     return range.lowest >= key_of(-kInfinity) && range.highest < key_of(kInfinity);
 }
 
-uint64_t share_of(uint64_t mass, double share) {
-    const auto part = static_cast<uint64_t>(std::ceil(share * static_cast<double>(mass)));
-    return std::clamp(part, uint64_t{1}, mass);
-}
-
 // The place of the last token of the shortest prefix of places[0, n), in order, whose mass is at least
 // `target`. Halves the range that holds it, so the cost is linear. Reorders `places`.
 uint64_t prefix_end(const LogitRow& row, uint64_t* places, int64_t n, uint64_t target) {
@@ -56,6 +51,11 @@ uint64_t prefix_end(const LogitRow& row, uint64_t* places, int64_t n, uint64_t t
 }
 
 }  // namespace
+
+uint64_t share_of(uint64_t mass, double share) {
+    const auto part = static_cast<uint64_t>(std::ceil(share * static_cast<double>(mass)));
+    return std::clamp(part, uint64_t{1}, mass);
+}
 
 SamplerSequence::SamplerSequence(int32_t vocab, const SamplingOptions& options, std::vector<Bias> bias,
                                  std::vector<int32_t> stop_tokens, std::span<const int32_t> prompt,
@@ -151,6 +151,7 @@ void Sampler::for_rows(int32_t rows, const Body& body) {
 void Sampler::sample(const SampleTask& task) {
     for_rows(static_cast<int32_t>(task.sequences.size()), [&](int32_t row, Workspace& work) {
         const auto at = static_cast<size_t>(row);
+        if (task.sequences[at] == nullptr) return;
         results_.tokens[at] = -1;
         results_.status[at] = static_cast<int32_t>(sample_row(task, row, work));
     });

@@ -67,6 +67,9 @@ class SamplerSequence {
     // Whether anything changes the logits of the token at `position`, and the change itself.
     bool adjusts(int32_t position) const;
     void adjust(int32_t position, float* logits) const;
+    const std::vector<Bias>& bias() const { return bias_; }
+    const std::vector<int32_t>& stop_tokens() const { return stop_tokens_; }
+    const TokenCounts& counts() const { return counts_; }  // empty where nothing is penalized
 
  private:
     int32_t vocab_;
@@ -83,13 +86,19 @@ enum class SampleStatus : int32_t {
     kOk = 0,
     kNotFinite = 1,  // the logits hold NaN or +infinity
     kNoToken = 2,    // every token is masked
+    kNeedsRow = 3,   // candidates do not suffice
 };
+
+// The mass of which top-p keeps at least this share: 1 to `mass`.
+uint64_t share_of(uint64_t mass, double share);
+
+struct Answer;  // src/candidates.h
 
 struct SampleTask {
     const float* logits;  // row r at logits + r * stride
     int64_t stride;
-    std::span<const SamplerSequence* const> sequences;
-    const int32_t* positions;  // of the token being sampled: the tokens before it
+    std::span<const SamplerSequence* const> sequences;  // null: the row is left alone
+    const int32_t* positions;                           // of the token being sampled: the tokens before it
     std::span<const uint32_t* const>
         masks;  // empty, or per row null or vocab bits: bit t % 32 of word t / 32 allows t
 };
@@ -103,6 +112,11 @@ class Sampler {
 
     // Samples a row for each of the task's sequences; the rows are spread over the sampler's threads.
     void sample(const SampleTask& task);
+
+    // Samples rows of which a device found the likeliest tokens; those that need more get the status
+    // kNeedsRow.
+    void sample_candidates(std::span<const Answer> answers, std::span<const SamplerSequence* const> sequences,
+                           const int32_t* positions);
 
     // Log-probabilities of tokens[r] under row r, with the `top` likeliest, into the same results.
     void score(const float* logits, int64_t stride, std::span<const int32_t> tokens, int32_t top);

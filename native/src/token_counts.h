@@ -33,14 +33,19 @@ class TokenCounts {
 
     const std::vector<Entry>& entries() const { return entries_; }
 
+    // The token's index in `entries`, -1 where it has none.
+    int32_t place(int32_t token) const { return table_.empty() ? -1 : table_[slot(token)]; }
+
  private:
     // Open addressing with linear probing; a place is an index into entries_ or -1.
-    int32_t& find(int32_t token) {
+    int32_t& find(int32_t token) { return table_[slot(token)]; }
+
+    size_t slot(int32_t token) const {
         size_t at = (static_cast<uint32_t>(token) * 0x9e3779b1u) >> shift_;
         while (table_[at] >= 0 && entries_[static_cast<size_t>(table_[at])].token != token) {
             at = (at + 1) & (table_.size() - 1);
         }
-        return table_[at];
+        return at;
     }
 
     void rehash(size_t size) {

@@ -34,8 +34,8 @@ struct WorkspaceNeed {
     void combine(int64_t hidden);
     void head(int64_t hidden);
     void ropes(int64_t tables, int64_t half);
-    // Bytes for `rows` rows.
-    int64_t bytes(int64_t rows, int threads) const;
+    // Bytes for `rows` rows, `operands` of which a product may read at once.
+    int64_t bytes(int64_t rows, int64_t operands, int threads) const;
 };
 
 struct Workspace {
@@ -51,8 +51,8 @@ struct Workspace {
     float* cosines;             // [tables][rows][rope_half]
     float* sines;
 
-    // Bytes for `rows` rows; lays the pointers out when `base` is given.
-    int64_t lay_out(int64_t rows, int threads, uint8_t* base);
+    // Bytes as WorkspaceNeed has them; lays the pointers out when `base` is given.
+    int64_t lay_out(int64_t rows, int64_t operands, int threads, uint8_t* base);
 };
 
 struct Step {

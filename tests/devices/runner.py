@@ -20,6 +20,7 @@ import numpy as np
 from tandem._native import Timeline
 from tandem.devices.base import Device, Event, Float32Array, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
+from tandem.devices.candidates import CandidateBuffers, candidate_shapes
 from tandem.devices.slicing import combine_spec, combine_weights
 from tandem.devices.spec import AttentionSpec, KVDtype, Slice
 from tandem.models.load import block_weights
@@ -45,7 +46,8 @@ class Runner:
 
     placement: which device runs which blocks (indices into `spec.blocks`), covering the model in order.
     slices: for a block index, the devices that share it as (device, start, stop); the device it is placed on
-    adds the parts. rows, sequences, context: the largest batch, and the longest sequence.
+    adds the parts. rows, sequences, context: the largest batch, and the longest sequence. candidates: the head is asked
+    as `buffers.candidates` says, at first for whole rows.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Runner:
         page_size: int = 16,
         kv_dtype: KVDtype = "f32",
         seed: int = 0,
+        candidates: bool = False,
     ) -> None:
         self.spec = spec
         self.rows = rows
@@ -73,7 +76,12 @@ class Runner:
             hidden=aligned_zeros((rows, spec.hidden)),
             logits=aligned_zeros((rows, spec.vocab)),
             partials=aligned_zeros((most_slices, rows, spec.hidden)),
+            slots=aligned_zeros((1, sequences)).view(np.int32)[0],
         )
+        if candidates:
+            shapes = candidate_shapes(rows, sequences, spec.vocab)
+            asked = {name: aligned_zeros(shape).view(np.int32) for name, shape in shapes.items()}
+            self.buffers.candidates = CandidateBuffers(**asked)
         self._page_size = page_size
         self._plan_kv(kv_dtype, sequences, context)
         self._batch = Batch(BatchLayout(rows, sequences, rows, sequences * sum(self._table_pages), len(self.groups)))

@@ -229,7 +229,28 @@ def test_weights_and_workspace_are_planned_exactly(stories: tuple[ModelSpec, Che
         np.zeros((0, 32, spec.hidden), np.float32),
     )
     program = cpu.link(blocks, rows=32, buffers=buffers, kv=pools)
-    assert cpu.plan_workspace(spec.blocks, 32) == program.workspace_bytes
+    assert cpu.plan_workspace(spec.blocks, 32, 2) == program.workspace_bytes
+
+
+def test_a_head_takes_more_samples_than_rows(stories: tuple[ModelSpec, Checkpoint], cpu: CpuDevice) -> None:
+    """One row may be sampled for several sequences; the plan has room for all its copies."""
+    spec, checkpoint = stories
+    head = spec.blocks[-1]
+    samples = 9
+    hidden = np.random.default_rng(0).standard_normal((1, spec.hidden)).astype(np.float32)
+    buffers = StepBuffers(
+        hidden, np.zeros((samples, spec.vocab), np.float32), np.zeros((0, 1, spec.hidden), np.float32)
+    )
+    program = cpu.link([cpu.load(head, block_weights(checkpoint, spec, len(spec.blocks) - 1))], rows=1, buffers=buffers)
+    assert cpu.plan_workspace([head], 1, samples) == program.workspace_bytes > cpu.plan_workspace([head], 1, 1)
+    batch = Batch(BatchLayout(1, 1, samples, 1, 0))
+    batch.sequences[0] = (0, 1, 1, 0)
+    batch.set_counts(1, 1, samples)
+    done = Event(_native.Timeline(), 1)
+    program.submit(batch, signal=done)
+    done.wait()
+    assert buffers.logits[0].any()
+    np.testing.assert_array_equal(buffers.logits, np.tile(buffers.logits[0], (samples, 1)))
 
 
 @pytest.mark.parametrize(

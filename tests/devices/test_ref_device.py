@@ -90,7 +90,7 @@ def test_plans_are_what_loading_keeps(device: RefDevice) -> None:
     ]
     kept = sum(device.load(spec, given, part).bytes for spec, given, part in blocks)
     assert device.plan_weights(blocks) == kept
-    assert device.plan_workspace([EMBED], 4) == 0
+    assert device.plan_workspace([EMBED], 4, 4) == 0
 
 
 def test_only_sampled_rows_have_logits(device: RefDevice) -> None:
@@ -139,7 +139,7 @@ def test_work_starts_when_its_events_are_reached(device: RefDevice) -> None:
     ("work", "words"),
     [
         (batch([1, 8]), "token 8 is not in the vocabulary of 8"),
-        (batch([-1]), "token -1"),
+        (batch([-1]), "token slot 0 of 0"),
         (batch([1] * 5), "a batch of 5 rows, for a program linked for 4"),
         (batch([1], pages=(2,)), "outside the pool of 2"),
         (batch([1], pages=(-1,)), "outside the pool of 2"),

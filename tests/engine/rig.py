@@ -93,10 +93,12 @@ class Rig(Driver):
         window: int | None = 24,
         kv_positions: int | None = None,
         prefix_cache: bool = True,
+        vocab: int = VOCAB,
+        candidates: int = 0,
     ) -> None:
-        spec = toy_spec(VOCAB, window, context)
-        plan = toy_plan(spec, Limits(context, sequences, rows), kv_positions)
-        executor, self.program = toy_executor(spec, plan)
+        spec = toy_spec(vocab, window, context)
+        plan = toy_plan(spec, Limits(context, sequences, rows), kv_positions, candidates=candidates)
+        executor, self.program = toy_executor(spec, plan, candidates=candidates)
         super().__init__(Engine(executor, eos_ids={EOS}, prefix_cache=prefix_cache))
 
 

@@ -1,6 +1,6 @@
 """The sampler's specification in numpy: slow and obvious. `tandem.engine.sampling` states the order of steps.
 
-Arithmetic follows native/src/philox.h and native/src/sampler.h operation by operation, so tokens are equal,
+Arithmetic follows native/kernels/philox.h and native/src/sampler.h operation by operation, so tokens are equal,
 not merely close.
 """
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from devices.candidates_model import answer
 from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, StepBuffers
 from tandem.devices.batch import Batch
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
@@ -135,14 +136,24 @@ class ToyProgram:
         sampled = batch.samples[: batch.n_samples, 0]
         tokens = np.arange(self._head.vocab)
         noise = mix(state[sampled][:, None], tokens[None, :]) >> np.uint64(40)
-        self._buffers.logits[: batch.n_samples] = noise.astype(np.float32) * np.float32(8 / 2**24)
+        self._logits = noise.astype(np.float32) * np.float32(8 / 2**24)
+        wanted = np.ones(batch.n_samples, bool)
+        if self._buffers.candidates is not None:
+            answer(self._logits, self._buffers.candidates)
+            wanted = self._buffers.candidates.asks[: batch.n_samples, 0] == 0
+        self._buffers.logits[: batch.n_samples] = np.where(wanted[:, None], self._logits, np.float32(np.nan))
+
+    def fetch(self, samples: Any) -> None:
+        self._buffers.logits[samples] = self._logits[samples]
 
 
 class ToyDevice:
     """Implements tandem.devices.base.Device; `programs` are those linked so far."""
 
-    def __init__(self) -> None:
-        self.info = DeviceInfo("toy", "toy", "a hash", (MemorySpace("host", 1 << 30, 1 << 30, True),))
+    def __init__(self, candidates: int = 0) -> None:
+        self.info = DeviceInfo(
+            "toy", "toy", "a hash", (MemorySpace("host", 1 << 30, 1 << 30, True),), candidates=candidates
+        )
         self.programs: list[ToyProgram] = []
 
     def load(self, spec: Any, weights: Any, slice: Any = None) -> ToyBlock:
@@ -151,7 +162,7 @@ class ToyDevice:
     def plan_weights(self, blocks: Any) -> int:
         return 0
 
-    def plan_workspace(self, specs: Any, rows: int) -> int:
+    def plan_workspace(self, specs: Any, rows: int, samples: int) -> int:
         return 0
 
     def plan_host(self, specs: Any, layout: Any) -> int:
@@ -169,13 +180,13 @@ class ToyDevice:
         pass
 
 
-def toy_plan(spec: ModelSpec, limits: Limits, kv_positions: int | None = None) -> MemoryPlan:
+def toy_plan(spec: ModelSpec, limits: Limits, kv_positions: int | None = None, *, candidates: int = 0) -> MemoryPlan:
     names = ("toy",) * len(spec.blocks)
-    planner = Planner(spec, names, {"toy": ToyDevice()}, lambda index: {})
+    planner = Planner(spec, names, {"toy": ToyDevice(candidates)}, lambda index: {})
     return planner.plan(limits, kv_positions or limits.context * limits.sequences)
 
 
-def toy_executor(spec: ModelSpec, plan: MemoryPlan) -> tuple[Executor, ToyProgram]:
-    device = ToyDevice()
+def toy_executor(spec: ModelSpec, plan: MemoryPlan, *, candidates: int = 0) -> tuple[Executor, ToyProgram]:
+    device = ToyDevice(candidates)
     executor = Executor(spec, plan, Placement(("toy",) * len(spec.blocks)), {"toy": device}, lambda index: {})
     return executor, device.programs[0]

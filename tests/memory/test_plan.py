@@ -34,7 +34,7 @@ class Scale:
     def plan_weights(self, blocks: Sequence[Any]) -> int:
         return len(blocks) * MIB
 
-    def plan_workspace(self, specs: Sequence[Any], rows: int) -> int:
+    def plan_workspace(self, specs: Sequence[Any], rows: int, samples: int) -> int:
         return rows * 1024
 
     def plan_host(self, specs: Sequence[Any], layout: BatchLayout) -> int:
@@ -89,7 +89,8 @@ def test_the_plan_adds_up() -> None:
     assert device.workspace == 256 * 1024
     samples = 8 + 256
     assert plan.layout.max_samples == samples
-    assert plan.staging == 256 * 64 * 4 + samples * 1024 * 4 + plan.layout.size * 4
+    slots = 4096  # whole memory pages
+    assert plan.staging == 256 * 64 * 4 + samples * 1024 * 4 + slots + plan.layout.size * 4
     assert plan.total == plan.staging + device.total
     assert plan.kv_sequences == 2
     data = json.loads(json.dumps(plan.to_json()))

@@ -9,14 +9,15 @@ program.submit(batch, wait=[…], signal=…)        # queued on the device's la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem._native import StepFailed, Timeline
-from tandem.devices.batch import Batch, BatchLayout
+from tandem.devices.batch import Batch, BatchLayout, Int32Array
+from tandem.devices.candidates import CandidateBuffers
 from tandem.devices.spec import BlockSpec, KVDtype, Slice
 from tandem.errors import DeviceError
 from tandem.weights.tensor import Tensor
@@ -51,7 +52,10 @@ class MemorySpace:
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What a device is. Rates are None until a profile has measured them; they are never guessed."""
+    """What a device is. Rates are None until a profile has measured them; they are never guessed.
+
+    candidates: how many of a row's likeliest tokens its heads can pick; 0 where they give whole rows only.
+    """
 
     name: str
     kind: str
@@ -60,6 +64,7 @@ class DeviceInfo:
     threads: int | None = None
     bandwidth_bytes_per_s: float | None = None
     int8_ops_per_s: float | None = None
+    candidates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +110,15 @@ class StepBuffers:
     hidden: [max_rows, hidden] float32, the residual stream that programs hand on.
     logits: [max_samples, vocab] float32, written by the head.
     partials: [slices, max_rows, hidden] float32, written by sliced blocks; empty when nothing is sliced.
+    slots: [max_sequences] int32, tokens that a batch names by slot; written by a head that is asked to, or by the host.
+    candidates: given to devices that pick candidates; with None, or on other devices, every row comes whole.
     """
 
     hidden: Float32Array
     logits: Float32Array
     partials: Float32Array
+    slots: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    candidates: CandidateBuffers | None = None
 
 
 class Block(Protocol):
@@ -133,6 +142,16 @@ class Program(Protocol):
 
     def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
         """Queues one run. `batch` and the buffers must stay untouched until `signal` is reached."""
+        ...
+
+
+class CandidateProgram(Program, Protocol):
+    """A program whose head picks candidates."""
+
+    def fetch(self, samples: Sequence[int]) -> None:
+        """Brings the whole logits of samples of the last run into their rows of `logits`; waits. Not while a run is in
+        flight. Raises DeviceError as a run does.
+        """
         ...
 
 
@@ -202,8 +221,8 @@ class Device(Protocol):
         """
         ...
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
-        """Bytes of scratch that programs of these blocks need for batches of at most `rows` rows."""
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
+        """Bytes of scratch for programs of these blocks, for batches of at most `rows` rows and `samples` samples."""
         ...
 
     def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:

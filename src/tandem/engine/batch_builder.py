@@ -26,7 +26,7 @@ class BatchBuilder:
 
     def fill(self, step: Schedule) -> Batch:
         """The step as a batch. Entries for sampled tokens come first, then those that score prompt tokens, each in the
-        order of the schedule; an entry names its row and its sequence's slot.
+        order of the schedule; an entry names its row and the slot of the sequence that it is for.
         """
         data, page_size, sequences = self._data, self._page_size, step.sequences
         at, sequence_at, sample_at, page_at = HEADER, self._sequences_at, self._samples_at, 0
@@ -60,10 +60,14 @@ class BatchBuilder:
             at += rows * ROW_STRIDE
             row += rows
             sequence_at += self._stride
-            for _ in range(step.samples[i]):
+            if step.samples[i]:
                 data[sample_at] = row - 1
                 data[sample_at + 1] = slot
                 sample_at += SAMPLE_STRIDE
+                for fork in sequence.forks:
+                    data[sample_at] = row - 1
+                    data[sample_at + 1] = fork.slot
+                    sample_at += SAMPLE_STRIDE
         if any(step.scores):
             sample_at = self._fill_scores(step, sample_at)
         samples = (sample_at - self._samples_at) // SAMPLE_STRIDE

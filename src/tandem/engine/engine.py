@@ -1,6 +1,7 @@
 """The engine: requests of token ids in, deltas of token ids out, one step at a time.
 
-engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits → sampler → commit → deltas
+engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits or candidates → sampler → commit →
+deltas
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
-from tandem.engine.sampling import Sampler, SamplingState, draw_seed
+from tandem.engine.sampling import Sampled, Sampler, SamplingState, draw_seed
 from tandem.engine.sampling_params import SamplingParams
 from tandem.engine.scheduler import Schedule, Scheduler
 from tandem.engine.sequence import HEAD_START, Sequence, State
@@ -32,6 +33,7 @@ class Counters:
     while a set of sequences decodes.
     host_seconds: Python in the step loop. sample_seconds: the sampler. wait_seconds: from handing a step to the
     devices, which begin while the call still returns, to its end.
+    whole_rows: logits rows that came whole from a device that picks candidates.
     """
 
     steps: int = 0
@@ -41,6 +43,7 @@ class Counters:
     preemptions: int = 0
     allocations: int = 0
     bytes_copied: int = 0
+    whole_rows: int = 0
     host_seconds: float = 0.0
     sample_seconds: float = 0.0
     wait_seconds: float = 0.0
@@ -174,6 +177,14 @@ class Engine:
         counters.rows += step.schedule.n_rows
         counters.preemptions = self.scheduler.preemptions
         counters.bytes_copied = self.cache.bytes_copied
+        states = self._states
+        states.clear()
+        for sequence, samples in zip(step.schedule.sequences, step.schedule.samples, strict=True):
+            if samples:
+                states.append(self._state(sequence))
+                states.extend([self._state(fork) for fork in sequence.forks])
+        if self.executor.candidates is not None:
+            self._sampler.ask(self.executor.candidates, states, batch.n_samples)
         step.submitted = time.perf_counter()
         counters.host_seconds += step.submitted - started
         step.handle = self.executor.submit(batch)
@@ -190,14 +201,12 @@ class Engine:
             return
         waited = time.perf_counter()
         states = self._states
-        states.clear()
-        for sequence, samples in zip(schedule.sequences, schedule.samples, strict=True):
-            if samples:
-                states.append(self._state(sequence))
-                states.extend([self._state(fork) for fork in sequence.forks])
-        sampling = time.perf_counter()
         if states:
-            sampled = self._sampler.sample(logits, states)
+            try:
+                sampled = self._sample(step.handle, logits)
+            except DeviceError as error:
+                self._fail_step(schedule, str(error))
+                return
             tokens = sampled.tokens.tolist()
         if any(schedule.scores):
             self._score(schedule, logits[len(states) :])
@@ -215,8 +224,21 @@ class Engine:
         counters.sampled += len(states)
         counters.allocations += allocations() - step.allocations
         counters.wait_seconds += waited - step.submitted
-        counters.sample_seconds += sampled_at - sampling
-        counters.host_seconds += time.perf_counter() - waited - (sampled_at - sampling)
+        counters.sample_seconds += sampled_at - waited
+        counters.host_seconds += time.perf_counter() - sampled_at
+
+    def _sample(self, handle: StepHandle, logits: Float32Array) -> Sampled:
+        """Tokens for the states, from candidates where the device picked them. Raises DeviceError."""
+        if handle.candidates is None:
+            return self._sampler.sample(logits, self._states)
+        counters = self.counters
+        counters.whole_rows += len(logits) - len(self._states)
+
+        def fetch(rows: list[int]) -> Float32Array:
+            counters.whole_rows += len(rows)
+            return handle.fetch(rows)
+
+        return self._sampler.sample_candidates(handle.candidates, self._states, fetch)
 
     def _state(self, sequence: Sequence) -> SamplingState:
         if sequence.sampling is None:

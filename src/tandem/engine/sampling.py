@@ -12,7 +12,7 @@
 10. Gumbel-max: the survivor with the highest sum of logit and noise.
 
 Ties, in all of them, go to the lower token id. A token's noise depends on seed, sample index, position and
-token id and on nothing else, so a row's token is the same in every batch; native/src/philox.h has the layout.
+token id and on nothing else, so a row's token is the same in every batch; native/kernels/philox.h has the layout.
 The arithmetic is the same on every instruction set, bit for bit; native/src/sampler.h states it.
 
 Log-probabilities are those of the raw logits, before step 1, as in vLLM.
@@ -21,13 +21,14 @@ Log-probabilities are those of the raw logits, before step 1, as in vLLM.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem import _native
+from tandem.devices.candidates import CandidateBuffers
 from tandem.engine.request import TokenLogprobs
 from tandem.engine.sampling_params import SamplingParams
 
@@ -39,6 +40,7 @@ _FAILURES = {
     1: "The model's logits are not finite: its weights are damaged, or the device computed wrongly.",
     2: "No token can be chosen: every token of the vocabulary is masked.",
 }
+_NEEDS_ROW = 3
 _NO_MASKS: list[UInt32Array | None] = []
 
 
@@ -139,6 +141,7 @@ class Sampler:
         self._logprob_tokens = self._native.logprob_tokens
         self._logprobs = self._native.logprobs
         self._positions = np.zeros(max_rows, dtype=np.int32)
+        self._mask_rows = np.zeros(max_rows, dtype=np.int32)
 
     def sample(
         self,
@@ -156,12 +159,58 @@ class Sampler:
         at = self._positions[:n]
         at[:] = [state.prompt_length + state.generated for state in states] if positions is None else positions
         self._native.sample(logits, [state.native for state in states], at, _NO_MASKS if masks is None else list(masks))
-        logprobs = {
-            row: self._token_logprobs(row, state.params.logprobs)
-            for row, state in enumerate(states)
-            if state.params.logprobs is not None and self._tokens[row] >= 0
-        }
-        return Sampled(self._tokens[:n], logprobs, self._errors(n))
+        return self._sampled(states)
+
+    def ask(
+        self,
+        buffers: CandidateBuffers,
+        states: Sequence[SamplingState],
+        samples: int,
+        masks: Sequence[UInt32Array | None] | None = None,
+    ) -> None:
+        """Asks a device for what sampling states[i] from row i will need, and for rows up to `samples` whole.
+
+        masks: as for `sample`. A row for which there is no room is asked for whole.
+        """
+        n = len(states)
+        at, mask_rows = self._positions[:n], self._mask_rows[:n]
+        at[:] = [state.prompt_length + state.generated for state in states]
+        mask_rows[:] = -1
+        if masks is not None:
+            given = [row for row, mask in enumerate(masks) if mask is not None]
+            for to, row in enumerate(given[: len(buffers.masks)]):
+                mask = masks[row]
+                assert mask is not None
+                buffers.masks[to] = mask[: buffers.masks.shape[1]].view(np.int32)
+                mask_rows[row] = to
+        self._native.ask([state.native for state in states], at, mask_rows, buffers.asks, buffers.adjustments)
+        if masks is not None:
+            buffers.asks[given[len(buffers.masks) :], 0] = 0
+        buffers.asks[n:samples, 0] = 0
+
+    def sample_candidates(
+        self,
+        buffers: CandidateBuffers,
+        states: Sequence[SamplingState],
+        fetch: Callable[[list[int]], Float32Array],
+        masks: Sequence[UInt32Array | None] | None = None,
+    ) -> Sampled:
+        """The same tokens and log-probabilities from a device's answers to `ask`, states and masks being as then.
+
+        fetch: given the rows that the candidates do not suffice for, in order, returns logits that hold those.
+        """
+        n = len(states)
+        at = self._positions[:n]
+        at[:] = [state.prompt_length + state.generated for state in states]
+        natives: list[_native.SamplerSequence] = [state.native for state in states]
+        self._native.sample_candidates(buffers.answers, natives, at)
+        lacking = (self._status[:n] == _NEEDS_ROW).nonzero()[0].tolist()
+        if lacking:
+            wanted: list[_native.SamplerSequence | None] = [None] * n
+            for row in lacking:
+                wanted[row] = natives[row]
+            self._native.sample(fetch(lacking), wanted, at, _NO_MASKS if masks is None else list(masks))
+        return self._sampled(states)
 
     def prompt_logprobs(
         self, logits: Float32Array, targets: Sequence[int] | Int32Array, top: int
@@ -174,6 +223,15 @@ class Sampler:
         self._native.score(logits, np.asarray(targets, dtype=np.int32), top)
         failed = self._errors(n)
         return [None if row in failed else self._token_logprobs(row, top) for row in range(n)]
+
+    def _sampled(self, states: Sequence[SamplingState]) -> Sampled:
+        n = len(states)
+        logprobs = {
+            row: self._token_logprobs(row, state.params.logprobs)
+            for row, state in enumerate(states)
+            if state.params.logprobs is not None and self._tokens[row] >= 0
+        }
+        return Sampled(self._tokens[:n], logprobs, self._errors(n))
 
     def _errors(self, n: int) -> dict[int, str]:
         status = self._status[:n]

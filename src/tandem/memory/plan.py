@@ -8,6 +8,7 @@ from typing import Any
 
 from tandem.devices.base import Device, KVGroupSpec
 from tandem.devices.batch import BatchLayout
+from tandem.devices.candidates import candidate_shapes
 from tandem.devices.spec import AttentionSpec, KVDtype
 from tandem.errors import MemoryPlanError
 from tandem.memory.arena import aligned
@@ -184,9 +185,15 @@ def kv_groups(spec: ModelSpec, devices: Sequence[str], kv_dtype: KVDtype) -> lis
     ]
 
 
-def step_buffer_bytes(spec: ModelSpec, layout: BatchLayout) -> int:
-    """Residual stream and logits, float32; page-aligned."""
-    return aligned(layout.max_rows * spec.hidden * 4) + aligned(layout.max_samples * spec.vocab * 4)
+def step_buffer_bytes(spec: ModelSpec, layout: BatchLayout, *, candidates: bool) -> int:
+    """Residual stream, logits and token slots; for a head that picks candidates, what it is asked and answers.
+    Page-aligned.
+    """
+    elements = [layout.max_rows * spec.hidden, layout.max_samples * spec.vocab, layout.max_sequences]
+    if candidates:
+        shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
+        elements += [rows * columns for rows, columns in shapes.values()]
+    return sum(aligned(4 * count) for count in elements)
 
 
 class Planner:
@@ -234,17 +241,18 @@ class Planner:
                     memory="host" if space.host_mapped else name,
                     weights=weights,
                     kv=sum(plan.bytes for plan in groups if plan.device == name),
-                    workspace=device.plan_workspace(blocks, limits.rows),
+                    workspace=device.plan_workspace(blocks, limits.rows, layout.max_samples),
                     host=device.plan_host(blocks, layout),
                 )
             )
+        picks = self._devices[self._placement[-1]].info.candidates > 0
         return MemoryPlan(
             model=self._spec.name,
             limits=limits,
             devices=tuple(plans),
             groups=tuple(groups),
             layout=layout,
-            staging=step_buffer_bytes(self._spec, layout) + layout.size * 4,
+            staging=step_buffer_bytes(self._spec, layout, candidates=picks) + layout.size * 4,
             kv_positions=kv_positions,
         )
 

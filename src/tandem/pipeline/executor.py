@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from tandem._native import Timeline
 from tandem.devices.base import (
+    CandidateProgram,
     Device,
     Event,
     Float32Array,
@@ -20,6 +22,7 @@ from tandem.devices.base import (
     StepBuffers,
 )
 from tandem.devices.batch import Batch
+from tandem.devices.candidates import CandidateBuffers, candidate_shapes
 from tandem.memory.arena import Arena
 from tandem.memory.plan import MemoryPlan, step_buffer_bytes
 from tandem.models.spec import ModelSpec
@@ -50,17 +53,29 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class StepHandle:
-    """A step on its way."""
+    """A step on its way. candidates: where the head picks them; None where every row comes whole."""
 
     done: Event
     logits: Float32Array
+    head: Program
+    candidates: CandidateBuffers | None
 
     def wait(self) -> Float32Array:
         """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted.
 
-        Blocks without the GIL; raises DeviceError if the step failed.
+        Of a head that picks candidates only the rows that were asked for whole are there. Blocks without the GIL;
+        raises DeviceError if the step failed.
         """
         self.done.wait()
+        return self.logits
+
+    def fetch(self, samples: Sequence[int]) -> Float32Array:
+        """Logits, in which these samples' rows are there, too, though candidates were asked for. Raises DeviceError."""
+        if self.candidates is not None:
+            asks = self.candidates.asks
+            late = [sample for sample in samples if asks[sample, 0]]
+            if late:
+                cast(CandidateProgram, self.head).fetch(late)
         return self.logits
 
 
@@ -84,12 +99,18 @@ class Executor:
         self.plan = plan
         self._devices = devices
         rows = plan.layout.max_rows
-        arena = Arena(step_buffer_bytes(spec, plan.layout))
+        layout = plan.layout
+        picks = devices[placement.devices[-1]].info.candidates > 0
+        arena = Arena(step_buffer_bytes(spec, layout, candidates=picks))
         buffers = StepBuffers(
             hidden=arena.take((rows, spec.hidden), np.float32),
-            logits=arena.take((plan.layout.max_samples, spec.vocab), np.float32),
+            logits=arena.take((layout.max_samples, spec.vocab), np.float32),
             partials=np.zeros((0, rows, spec.hidden), dtype=np.float32),
+            slots=arena.take((layout.max_sequences,), np.int32),
         )
+        if picks:
+            shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
+            buffers.candidates = CandidateBuffers(**{name: arena.take(shapes[name], np.int32) for name in shapes})
         arena.seal()
         self._buffers = buffers
         self.pools: tuple[KVPool, ...] = tuple(
@@ -117,6 +138,11 @@ class Executor:
         """Of the host, as many as the devices compute with: they are free between two steps."""
         return max(device.info.threads or 1 for device in self._devices.values())
 
+    @property
+    def candidates(self) -> CandidateBuffers | None:
+        """Where to ask a head that picks candidates, before a step is submitted."""
+        return self._buffers.candidates
+
     def submit(self, batch: Batch) -> StepHandle:
         """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until done."""
         self._steps += 1
@@ -131,7 +157,8 @@ class Executor:
             wait = (signal,)
         if self.profile is not None:
             self.profile.append(StepTime(batch.n_rows, batch.n_samples, times))
-        return StepHandle(wait[0], self._buffers.logits[: batch.n_samples])
+        logits = self._buffers.logits[: batch.n_samples]
+        return StepHandle(wait[0], logits, self.programs[-1], self._buffers.candidates)
 
     def close(self) -> None:
         """Finishes what is queued and closes the devices."""

@@ -177,7 +177,7 @@ def test_programs_share_what_they_hand_on(hidden: dict[str, bool], opened: Open,
         [(spec.blocks[i], block_weights(checkpoint, spec, i), None) for i in range(0, len(spec.blocks), 2)]
     )
     pools = sum(pool.bytes for owner, pool in runner._pools.values() if owner is device)
-    own = weights + device.plan_workspace(specs, 8) + pools
+    own = weights + device.plan_workspace(specs, 8, 8) + pools
     assert device.counters.allocated == own + device.plan_host(specs, runner._batch.layout)
 
 
@@ -189,7 +189,7 @@ def test_scratch_that_grows_gives_the_smaller_back(opened: Open, ref: RefDevice)
     before = small.forward([[1, 2, 3]])[0]
     Runner(spec, checkpoint, whole(spec, device), rows=32, sequences=1, context=32).forward([[1, 2, 3]])
     buffers = device._machine.workspace._buffers.values()
-    assert sum(buffer.size for buffer in buffers) == device.plan_workspace(spec.blocks, 32)
+    assert sum(buffer.size for buffer in buffers) == device.plan_workspace(spec.blocks, 32, 32)
     np.testing.assert_array_equal(small.forward([[1, 2, 3]])[0], before)
 
 

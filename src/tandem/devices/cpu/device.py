@@ -171,7 +171,7 @@ class CpuDevice:
                     total += _native.packed_bytes(tensor.type.ggml_id, *tensor.shape)
         return total
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
         need = _native.WorkspaceNeed()
         ropes = set()
         for spec in specs:
@@ -189,7 +189,8 @@ class CpuDevice:
                     pass
         for rope in ropes:
             need.ropes(len(ropes), rope.dims // 2)
-        return need.bytes(rows, self.threads)
+        operands = max(rows, samples) if any(isinstance(spec, HeadSpec) for spec in specs) else rows
+        return need.bytes(rows, operands, self.threads)
 
     def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
         """0: it works in the step's own buffers."""
@@ -214,7 +215,9 @@ class CpuDevice:
 
     def _program(self, rows: int, buffers: StepBuffers) -> _native.Program:
         try:
-            return _native.Program(self.isa, self.threads, rows, buffers.hidden, buffers.logits, buffers.partials)
+            return _native.Program(
+                self.isa, self.threads, rows, buffers.hidden, buffers.logits, buffers.partials, buffers.slots
+            )
         except ValueError as error:
             raise DeviceError(f"cpu: {error}") from None
 

@@ -67,6 +67,11 @@ def run_block(block: RefBlock, step: Step) -> None:
 
 def _embed(spec: EmbedSpec, weights: Mapping[str, Float32Array], step: Step) -> None:
     tokens = step.batch.rows[: step.batch.n_rows, 2]
+    slots = step.buffers.slots
+    if np.any(tokens < -len(slots)):
+        raise DeviceError(f"ref: a row names token slot {-1 - int(tokens.min())} of {len(slots)}")
+    if np.any(tokens < 0):
+        tokens = np.where(tokens < 0, slots[np.where(tokens < 0, -1 - tokens, 0)], tokens)
     outside = tokens[(tokens < 0) | (tokens >= spec.vocab)]
     if outside.size:
         raise DeviceError(f"ref: token {outside[0]} is not in the vocabulary of {spec.vocab}")

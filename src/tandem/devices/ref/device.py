@@ -52,7 +52,7 @@ class RefDevice:
             total += sum(4 * tensor.elements for tensor in weights.values())
         return total
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
         """0: nothing is held between runs. The temporaries of a run are numpy's, and unplanned."""
         return 0
 

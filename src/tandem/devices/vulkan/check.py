@@ -6,17 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tandem._native import MAX_CANDIDATES
 from tandem.devices.batch import Batch
+from tandem.devices.candidates import TAKES_SLOT, CandidateBuffers
 from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.errors import DeviceError
 
 
-def check_batch(batch: Batch, rows: int, samples: int, vocab: int | None, pools: Sequence[VulkanKVPool]) -> None:
-    """Raises DeviceError, naming what is wrong. vocab: of the program's embedding, if it has one."""
+def check_batch(
+    batch: Batch, rows: int, samples: int, vocab: int | None, slots: int, pools: Sequence[VulkanKVPool]
+) -> None:
+    """Raises DeviceError, naming what is wrong. vocab: of the program's embedding, if it has one. slots: of tokens."""
     if not 0 <= batch.n_rows <= rows:
         raise DeviceError(f"vulkan: a batch of {batch.n_rows} rows, for a program linked for {rows}")
     if vocab is not None:
-        _check_tokens(batch, vocab)
+        _check_tokens(batch, vocab, slots)
     if pools:
         _check_sequences(batch)
         for pool in pools:
@@ -29,11 +33,32 @@ def check_batch(batch: Batch, rows: int, samples: int, vocab: int | None, pools:
             raise DeviceError(f"batch: a sample names a row outside the batch's {batch.n_rows}")
 
 
-def _check_tokens(batch: Batch, vocab: int) -> None:
+def check_asks(asked: CandidateBuffers, batch: Batch, vocab: int, slots: int) -> None:
+    """Raises DeviceError for asks that name what is not there."""
+    samples = batch.n_samples
+    chosen = asked.asks[:samples, 0] != 0
+    asks, named = asked.asks[:samples][chosen], batch.samples[:samples, 1][chosen]
+    if np.any((asks[:, 1] & TAKES_SLOT != 0) & ((named < 0) | (named >= slots))):
+        raise DeviceError(f"asks: a token is to go to a slot outside the {slots} that there are")
+    k, mask, first, count = asks[:, 0], asks[:, 3], asks[:, 4], asks[:, 5]
+    if np.any((k < 0) | (k > min(MAX_CANDIDATES, vocab))):
+        raise DeviceError(f"asks: a row asks for more than {min(MAX_CANDIDATES, vocab)} candidates")
+    if np.any((mask < -1) | (mask >= len(asked.masks))):
+        raise DeviceError(f"asks: a row names a mask outside the {len(asked.masks)} that there are")
+    if np.any((first < 0) | (count < 0) | (first > len(asked.adjustments) - count)):
+        raise DeviceError(f"asks: a row names adjustments outside the {len(asked.adjustments)} that there are")
+    tokens = asked.adjustments[: asked.used(samples)[0], 0]
+    if np.any((tokens < 0) | (tokens >= vocab)):
+        raise DeviceError(f"asks: an adjustment names a token outside the vocabulary of {vocab}")
+
+
+def _check_tokens(batch: Batch, vocab: int, slots: int) -> None:
     tokens = batch.rows[: batch.n_rows, 2]
-    outside = np.flatnonzero((tokens < 0) | (tokens >= vocab))
+    outside = np.flatnonzero((tokens < -slots) | (tokens >= vocab))
     if outside.size:
         row = int(outside[0])
+        if tokens[row] < 0:
+            raise DeviceError(f"batch: row {row} names token slot {-1 - tokens[row]} of {slots}")
         raise DeviceError(f"batch: row {row} has token {tokens[row]}, the vocabulary has {vocab}")
 
 

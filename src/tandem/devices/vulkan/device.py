@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from tandem._native import Timeline
+from tandem._native import MAX_CANDIDATES, Timeline
 from tandem.devices.base import Ceilings, DeviceInfo, Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import BatchLayout
+from tandem.devices.candidates import candidate_shapes
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
-from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, HeadSpec, Slice
+from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, EmbedSpec, HeadSpec, Slice
 from tandem.devices.vulkan.blocks import VulkanBlock, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
 from tandem.devices.vulkan.ceilings import measure_ceilings
@@ -78,7 +79,11 @@ class VulkanDevice:
         self._matrices: WeakValueDictionary[tuple[int, int], Matrix] = WeakValueDictionary()
         self._closed = False
         self.info = DeviceInfo(
-            name=name, kind="vulkan", description=f"{gpu.name}, {gpu.driver}", memory=memory_spaces(gpu)
+            name=name,
+            kind="vulkan",
+            description=f"{gpu.name}, {gpu.driver}",
+            memory=memory_spaces(gpu),
+            candidates=MAX_CANDIDATES,
         )
 
     @property
@@ -113,14 +118,19 @@ class VulkanDevice:
                     total += matrix_bytes(self._context.gpu.limits, tensor)
         return total
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int) -> int:
-        return sum(sizes(specs, rows, resident=not self._context.gpu.unified).values())
+    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
+        return sum(sizes(specs, rows, samples, resident=not self._context.gpu.unified).values())
 
     def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
         """A step's data, mirrors of the step's arrays that cannot be imported and, across a bus, staging buffers."""
         rows = layout.max_rows
         arrays = [4 * rows * specs[0].hidden] if specs else []
-        arrays += [4 * layout.max_samples * spec.vocab for spec in specs if isinstance(spec, HeadSpec)]
+        for spec in specs:
+            if isinstance(spec, HeadSpec):
+                shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab).values()
+                arrays += [4 * layout.max_samples * spec.vocab, *(4 * count * width for count, width in shapes)]
+        if any(isinstance(spec, EmbedSpec | HeadSpec) for spec in specs):
+            arrays.append(4 * layout.max_sequences)
         slices = max((spec.slices for spec in specs if isinstance(spec, CombineSpec)), default=0)
         arrays += [4 * slices * rows * specs[0].hidden] if slices else []
         return self._machine.memory.planned_host(arrays) + step_data_bytes(layout.size)

@@ -42,11 +42,14 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Workgroups: `x`, times one for every `tile` of the step's rows or samples."""
+    """Workgroups: `x`, times one for every `tile` of the step's rows or samples. when: none in a step that asks for no
+    candidates, has no adjustments, or wants no row whole.
+    """
 
     x: int
     tile: int = 1
     sampled: bool = False
+    when: Literal["", "asked", "adjusted", "whole"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,16 @@ class Table:
         self._groups = np.ones((len(grids), 3), np.uint32)
         self._groups[:, 0] = [grid.x for grid in grids]
         self._bytes = self._groups.reshape(-1).view(np.uint8)
-        self._counts = (-1, -1)
+        self._when = [(index, grid.when) for index, grid in enumerate(grids) if grid.when]
+        self._counts: tuple[int, int, frozenset[str]] = (-1, -1, frozenset())
 
-    def groups(self, rows: int, samples: int) -> npt.NDArray[np.uint8]:
-        """VkDispatchIndirectCommands for a step of so many rows and samples, valid until the next call."""
-        if (rows, samples) != self._counts:
-            self._counts = (rows, samples)
+    def groups(self, rows: int, samples: int, wants: frozenset[str]) -> npt.NDArray[np.uint8]:
+        """VkDispatchIndirectCommands for a step of so many rows and samples, valid until the next call. wants: what
+        there is of that which grids are launched only `when`.
+        """
+        if (rows, samples, wants) != self._counts:
+            self._counts = (rows, samples, wants)
             self._groups[:, 1] = -(-np.where(self._sampled, samples, rows) // self._tile)
+            for index, when in self._when:
+                self._groups[index, 1] *= when in wants
         return self._bytes

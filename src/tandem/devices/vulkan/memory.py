@@ -62,13 +62,15 @@ class View:
 @dataclass(slots=True)
 class Counters:
     """Since the device was opened. allocated: bytes; host_allocated: those of them that are the host's, where a GPU has
-    memory of its own. copied: bytes that the host or a copy command moved; not what shaders write.
+    memory of its own. copied: bytes that the host or a copy command moved; not what shaders write. whole_rows: of
+    logits, that came whole though candidates could have been asked for.
     """
 
     allocations: int = 0
     allocated: int = 0
     host_allocated: int = 0
     copied: int = 0
+    whole_rows: int = 0
 
 
 def rounded(size: int) -> int:

@@ -29,6 +29,8 @@ class Places:
     hidden: View
     logits: View
     partials: View
+    slots: View
+    slot_count: int
     rows: int
     row_tile: int
     sample_tile: int
@@ -73,10 +75,11 @@ def copy_rows(places: Places, source: View, target: View, width: int) -> Dispatc
 def _embed(spec: EmbedSpec, block: VulkanBlock, places: Places) -> Iterator[Dispatch]:
     matrix = block.matrices["embedding"]
     for chunk in matrix.chunks:
-        uses = (Use(0, places.step), Use(1, chunk.view), Use(2, places.hidden, "write"))
+        uses = (Use(0, places.step), Use(1, chunk.view), Use(2, places.hidden, "write"), Use(3, places.slots))
         constants = (LANES, matrix.type.ggml_id)
-        values = (matrix.blocks, chunk.first, chunk.rows, matrix.row_words, spec.hidden, float(spec.scale))
-        yield Dispatch("embed", constants, uses, push(*values), Grid(1))
+        values = (matrix.blocks, chunk.first, chunk.rows, matrix.row_words, spec.hidden)
+        ends = push(*values, float(spec.scale), places.slot_count)
+        yield Dispatch("embed", constants, uses, ends, Grid(1))
 
 
 def _attention(spec: AttentionSpec, block: VulkanBlock, places: Places, pool: VulkanKVPool) -> Iterator[Dispatch]:

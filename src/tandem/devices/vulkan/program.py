@@ -13,9 +13,10 @@ from tandem.devices.batch import Batch
 from tandem.devices.lane import Lane
 from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, HeadSpec
 from tandem.devices.vulkan.blocks import VulkanBlock
-from tandem.devices.vulkan.check import check_batch
+from tandem.devices.vulkan.check import check_asks, check_batch
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.dispatch import Dispatch, Table, grids
+from tandem.devices.vulkan.head import Head
 from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
@@ -87,14 +88,18 @@ class VulkanProgram:
         self._recordings: dict[tuple[int, int], tuple[Recording, Table]] = {}
         works = [block.work for block in blocks]
         self._vocab = next((work.vocab for work in works if isinstance(work, EmbedSpec)), None)
-        self._has_head = any(isinstance(work, HeadSpec) for work in works)
-        self._samples = min(rows, len(buffers.logits)) if self._has_head else 0
+        head = next((work for work in works if isinstance(work, HeadSpec)), None)
+        self._head_vocab = head.vocab if head else 0
+        self._samples = len(buffers.logits) if head else 0
+        self._slot_count = len(buffers.slots)
+        self._candidates = buffers.candidates
         self._width = buffers.hidden.shape[1]
         self._partial_rows = buffers.partials.shape[1]
-        machine.workspace.reserve(works, rows)
+        machine.workspace.reserve(works, rows, self._samples)
         self._generation = machine.workspace.generation
         shared = machine.shared
-        self._logits = shared.get(buffers.logits) if self._has_head else None
+        self._head = Head(head, machine.memory, machine.workspace, shared, buffers) if head else None
+        self._slots = shared.get(buffers.slots) if self._vocab is not None and self._slot_count else None
         # The program's own slices, and those that it adds up.
         self._written = [block.slice.index for block in blocks if block.slice is not None]
         self._added = max((work.slices for work in works if isinstance(work, CombineSpec)), default=0)
@@ -115,8 +120,21 @@ class VulkanProgram:
         done.wait()
         return times
 
+    def fetch(self, samples: Sequence[int]) -> None:
+        """See CandidateProgram."""
+        done = Event(Timeline(), 1)
+        head = self._head
+        assert head is not None
+        self._machine.lane.submit(lambda: head.fetch(samples), (), done)
+        done.wait()
+
+    def _check(self, batch: Batch) -> None:
+        check_batch(batch, self.rows, self._samples, self._vocab, self._slot_count, self._groups)
+        if self._candidates is not None and self._head is not None:
+            check_asks(self._candidates, batch, self._head_vocab, self._slot_count)
+
     def _run_timed(self, batch: Batch) -> list[KernelTime]:
-        check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
+        self._check(batch)
         machine, step = self._machine, self._step_data(batch)
         dispatches = self._dispatches(_tile(batch.n_rows), _tile(batch.n_samples), step)
         found = grids(dispatches)
@@ -140,11 +158,11 @@ class VulkanProgram:
         queue = self._machine.context.queue
         submitted = None
         try:
-            check_batch(batch, self.rows, self._samples, self._vocab, self._groups)
+            self._check(batch)
             step = self._step_data(batch)
             recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
             self._fill(step, batch, table)
-            if events and not self._copies_in:
+            if events and not self._copies_in(batch):
                 submitted = queue.submit(recording.commands, held=True)
         finally:
             # Also when this step fails: who comes after it must find nobody at work on what it shares.
@@ -160,14 +178,20 @@ class VulkanProgram:
         self._machine.context.finish(submitted)
         self._pull(batch)
 
-    @property
-    def _copies_in(self) -> bool:
+    def _copies_in(self, batch: Batch) -> bool:
         """Whether a step begins with copies of what other devices have written."""
         read = [self._hidden] if self._reads_hidden else []
         read += [self._partials] if self._partials is not None and self._added else []
+        read += [self._slots] if self._slots is not None and self._names_slots(batch) else []
         return not all(shared.imported for shared in read)
 
+    @staticmethod
+    def _names_slots(batch: Batch) -> bool:
+        return bool(np.any(batch.rows[: batch.n_rows, 2] < 0))
+
     def _push(self, batch: Batch) -> None:
+        if self._slots is not None and self._names_slots(batch):
+            self._slots.push(0, self._slot_count)
         if self._reads_hidden:
             self._hidden.push(0, batch.n_rows)
         if self._partials is not None and self._added:
@@ -176,8 +200,8 @@ class VulkanProgram:
     def _pull(self, batch: Batch) -> None:
         if self._writes_hidden:
             self._hidden.pull(0, batch.n_rows)
-        if self._logits is not None:
-            self._logits.pull(0, batch.n_samples)
+        if self._head is not None:
+            self._head.pull(batch)
         if self._partials is not None:
             for index in self._written:
                 self._partials.pull(index, 1)
@@ -191,7 +215,7 @@ class VulkanProgram:
         return step
 
     def _recording(self, row_tile: int, sample_tile: int, step: StepData) -> tuple[Recording, Table]:
-        key = (row_tile, sample_tile if self._has_head else 1)
+        key = (row_tile, sample_tile if self._head else 1)
         if key not in self._recordings:
             dispatches = self._dispatches(*key, step)
             found = grids(dispatches)
@@ -210,8 +234,10 @@ class VulkanProgram:
             workspace=self._machine.workspace,
             step=step.batch,
             hidden=hidden,
-            logits=self._logits.view if self._logits else nowhere,
+            logits=self._head.logits if self._head else nowhere,
             partials=self._partials.view if self._partials else nowhere,
+            slots=self._slots.view if self._slots else nowhere,
+            slot_count=self._slot_count,
             rows=self._partial_rows,
             row_tile=row_tile,
             sample_tile=sample_tile,
@@ -224,6 +250,8 @@ class VulkanProgram:
             pool = self._pools[block.work.layer] if isinstance(block.work, AttentionSpec) else None
             label = block_label(block.work)
             dispatches += [replace(each, block=label) for each in block_dispatches(block, places, pool)]
+        if self._head is not None:
+            dispatches += [replace(each, block="sampling") for each in self._head.dispatches(step.batch)]
         if resident and self._writes_hidden:
             dispatches.append(copy_rows(places, hidden, self._hidden.view, self._width))
         return dispatches
@@ -232,7 +260,10 @@ class VulkanProgram:
         mapped = step.buffer.mapped
         assert mapped is not None
         mapped[: step.size * 4].view(np.int32)[:] = batch.data
-        groups = table.groups(batch.n_rows, batch.n_samples)
+        wants: frozenset[str] = frozenset()
+        if self._head is not None:
+            wants = self._head.ask(batch)
+        groups = table.groups(batch.n_rows, batch.n_samples, wants)
         start = step.table.offset
         mapped[start : start + groups.nbytes] = groups
         self._machine.memory.counters.copied += step.size * 4 + groups.nbytes

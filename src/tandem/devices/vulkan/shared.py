@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from tandem.devices.vulkan.memory import Memory, View
 
-Float32Array = npt.NDArray[np.float32]
-
 
 class SharedArray:
     """A host array that shaders read and write. `imported`: they work in place; otherwise `push` and `pull` copy."""
@@ -30,17 +28,18 @@ class SharedArray:
             self._rows()[first : first + count] = self._array[first : first + count]
             self._memory.counters.copied += count * self._array.strides[0]
 
-    def pull(self, first: int, count: int) -> None:
-        """Rows [first, first + count) of the mirror, to the array."""
+    def pull(self, first: int, count: int, columns: int | None = None) -> None:
+        """Rows [first, first + count) of the mirror, or their first `columns` elements, to the array."""
         if not self.imported and count:
-            self._array[first : first + count] = self._rows()[first : first + count]
-            self._memory.counters.copied += count * self._array.strides[0]
+            rows = np.s_[first : first + count, :columns]
+            self._array[rows] = self._rows()[rows]
+            self._memory.counters.copied += self._array[rows].nbytes
 
-    def _rows(self) -> Float32Array:
+    def _rows(self) -> npt.NDArray[Any]:
         mapped = self.view.mapped
         assert mapped is not None
-        floats: Float32Array = mapped[: self._array.nbytes].view(np.float32).reshape(self._array.shape)
-        return floats
+        rows: npt.NDArray[Any] = mapped[: self._array.nbytes].view(self._array.dtype).reshape(self._array.shape)
+        return rows
 
 
 class SharedArrays:

@@ -10,6 +10,7 @@ from tandem.devices.lane import Lane
 from tandem.devices.spec import AttentionSpec, BlockSpec, FFNSpec, HeadSpec
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.packing import BLOCK, blocks_of
+from tandem.devices.vulkan.sampling import scratch_bytes
 
 
 def padded(width: int) -> int:
@@ -48,17 +49,25 @@ def widths(spec: BlockSpec) -> dict[str, int]:
             return {}
 
 
-def sizes(specs: Iterable[BlockSpec], rows: int, *, resident: bool) -> dict[str, int]:
+def sizes(specs: Iterable[BlockSpec], rows: int, samples: int, *, resident: bool) -> dict[str, int]:
     """Bytes of each scratch buffer for programs of these blocks. Buffers of one width are not one buffer: what pads a
-    row must never have been written. resident: the residual stream lives here, too.
+    row must never have been written. resident: the residual stream lives here, too, and logits to pick from.
     """
     needed: dict[str, int] = {}
     for spec in specs:
+        count = rows
+        if isinstance(spec, HeadSpec):
+            count = samples
+            scratch = scratch_bytes(spec, samples)
+            if resident:
+                scratch["logits"] = 4 * samples * spec.vocab
+            for name, size in scratch.items():
+                needed[name] = max(needed.get(name, 0), rounded(size))
         if resident:
             needed["resident"] = max(needed.get("resident", 0), rounded(4 * rows * spec.hidden))
         for name, width in widths(spec).items():
             key = f"{name}/{width}" if name in ("normed", "attended", "gated") else name
-            needed[key] = max(needed.get(key, 0), rounded(4 * rows * width))
+            needed[key] = max(needed.get(key, 0), rounded(4 * count * width))
     return needed
 
 
@@ -74,9 +83,9 @@ class Workspace:
         self._buffers: dict[str, Buffer] = {}
         self.generation = 0
 
-    def reserve(self, specs: Sequence[BlockSpec], rows: int) -> None:
+    def reserve(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> None:
         """Between two steps, on the lane's thread."""
-        needed = sizes(specs, rows, resident=self._resident)
+        needed = sizes(specs, rows, samples, resident=self._resident)
         if all(name in self._buffers and self._buffers[name].size >= size for name, size in needed.items()):
             return
         grown = Event(Timeline(), 1)
@@ -97,6 +106,15 @@ class Workspace:
         """A buffer that `reserve` made for this block."""
         key = f"{name}/{widths(spec)[name]}" if name in ("normed", "attended", "gated") else name
         return self._buffers[key].all()
+
+    def scratch(self, name: str) -> View:
+        """One of a head's, as `scratch_bytes` names them."""
+        return self._buffers[name].all()
+
+    @property
+    def logits(self) -> View | None:
+        """The logits where they live on the device: across a bus, for a head."""
+        return self._buffers["logits"].all() if self._resident else None
 
     @property
     def resident(self) -> View | None:

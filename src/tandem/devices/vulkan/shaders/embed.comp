@@ -1,10 +1,12 @@
-// hidden[row] = embedding[token of row] * scale, for the tokens whose rows are in this binding.
+// hidden[row] = embedding[token of row] * scale, for the tokens whose rows are in this binding. A token below 0 is
+// the one in slot -1 - token.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "weights.glsl"
 
 layout(set = 0, binding = 2) writeonly buffer Hidden { float hidden[]; };
+layout(set = 0, binding = 3) readonly buffer Slots { int slots[]; };
 
 layout(push_constant) uniform Push {
     uint blocks;
@@ -13,12 +15,19 @@ layout(push_constant) uniform Push {
     uint row_words;
     uint width;
     float scale;
+    uint slot_count;
 };
 
 void main() {
     uint row = gl_WorkGroupID.y;
     if (row >= batch_rows()) return;
-    uint token = row_token(row) - first;
+    int named = int(row_token(row));
+    if (named < 0) {
+        uint slot = uint(-1 - named);
+        if (slot >= slot_count) return;
+        named = slots[slot];
+    }
+    uint token = uint(named) - first;
     if (token >= tokens) return;
     for (uint block = gl_LocalInvocationID.x; block < blocks; block += LANES) {
         vec4 v[8];

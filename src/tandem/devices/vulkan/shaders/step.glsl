@@ -10,3 +10,4 @@ uint row_sequence(uint row) { return uint(step_data[step_data[4] + int(row) * st
 uint row_position(uint row) { return uint(step_data[step_data[4] + int(row) * step_data[5] + 1]); }
 uint row_token(uint row) { return uint(step_data[step_data[4] + int(row) * step_data[5] + 2]); }
 uint sample_row(uint index) { return uint(step_data[step_data[8] + int(index) * step_data[9]]); }
+uint sample_slot(uint index) { return uint(step_data[step_data[8] + int(index) * step_data[9] + 1]); }

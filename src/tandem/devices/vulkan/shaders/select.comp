@@ -1,0 +1,125 @@
+// A row's first k places, in two rounds: of each chunk of its logits, then (FINAL) of what the chunks gave, in order.
+// With k of 1 that is a minimum; otherwise the k-th place is found byte by byte by counting (a radix select).
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "step.glsl"
+#include "sampling.glsl"
+
+layout(constant_id = 1) const bool FINAL = false;
+
+layout(set = 0, binding = 2) readonly buffer Source { uint source[]; };  // logits, or places of all chunks
+layout(set = 0, binding = 3) readonly buffer Masks { uint masks[]; };
+layout(set = 0, binding = 4) writeonly buffer Places { uvec2 places[]; };  // MOST for each chunk, or row
+
+layout(push_constant) uniform Push {
+    uint vocab;
+    uint chunk_tokens;
+    uint chunks;
+};
+
+shared uvec2 kept[MOST];
+shared uint counts[256];
+shared uint sums[LANES];
+shared uvec2 lowest[LANES];
+shared uint found;
+
+bool before(uvec2 a, uvec2 b) { return a.x < b.x || (a.x == b.x && a.y < b.y); }
+
+uvec2 place_at(uint index, uint k, int mask, uint i) {
+    if (FINAL) {
+        uint at = 2 * ((index * chunks + i / k) * MOST + i % k);
+        return uvec2(source[at], source[at + 1]);
+    }
+    uint token = gl_WorkGroupID.x * chunk_tokens + i;
+    uint word = descending(source[index * vocab + token]);
+    if (mask >= 0 && word != 0u && (masks[uint(mask) * ((vocab + 31) / 32) + token / 32] >> (token & 31u) & 1u) == 0u)
+        word = MINUS_INFINITY;
+    return uvec2(word, token);
+}
+
+uint byte_of(uvec2 place, uint pass) { return (pass < 4 ? place.x >> (24 - 8 * pass) : place.y >> (56 - 8 * pass)) & 255u; }
+
+// Whether the bytes before `pass` are those of the prefix.
+bool matches(uvec2 place, uvec2 prefix, uint pass) {
+    if (pass == 0) return true;
+    if (pass < 4) return place.x >> (32 - 8 * pass) == prefix.x >> (32 - 8 * pass);
+    if (place.x != prefix.x || pass == 4) return place.x == prefix.x;
+    return place.y >> (64 - 8 * pass) == prefix.y >> (64 - 8 * pass);
+}
+
+void main() {
+    uint index = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x;
+    if (index >= batch_samples()) return;
+    uint k = asked_candidates(index);
+    if (k == 0u) return;
+    int mask = asked_mask(index);
+    uint count = FINAL ? chunks * k : min(chunk_tokens, vocab - gl_WorkGroupID.x * chunk_tokens);
+    uint target = (FINAL ? index : index * chunks + gl_WorkGroupID.x) * MOST;
+    uvec2 last = uvec2(0xffffffffu);
+
+    if (k == 1u) {
+        uvec2 first = last;
+        for (uint i = lane; i < count; i += LANES) {
+            uvec2 place = place_at(index, k, mask, i);
+            if (before(place, first)) first = place;
+        }
+        lowest[lane] = first;
+        for (uint width = LANES / 2; width > 0; width /= 2) {
+            barrier();
+            if (lane < width && before(lowest[lane + width], lowest[lane])) lowest[lane] = lowest[lane + width];
+        }
+        if (lane == 0u) places[target] = lowest[0];
+        return;
+    }
+
+    if (count > k) {
+        uvec2 prefix = uvec2(0);
+        uint need = k;
+        for (uint pass = 0; pass < 8; ++pass) {
+            for (uint i = lane; i < 256; i += LANES) counts[i] = 0;
+            barrier();
+            for (uint i = lane; i < count; i += LANES) {
+                uvec2 place = place_at(index, k, mask, i);
+                if (matches(place, prefix, pass)) atomicAdd(counts[byte_of(place, pass)], 1);
+            }
+            barrier();
+            const uint share = 256 / LANES;
+            uint sum = 0;
+            for (uint i = 0; i < share; ++i) sum += counts[lane * share + i];
+            sums[lane] = sum;
+            barrier();
+            uint part = 0;
+            while (sums[part] < need) need -= sums[part++];
+            uint byte = part * share;
+            while (counts[byte] < need) need -= counts[byte++];
+            bool whole = counts[byte] == need;
+            uint rest = pass < 4 ? 24 - 8 * pass : 56 - 8 * pass;
+            if (pass < 4) prefix.x |= byte << rest;
+            else prefix.y |= byte << rest;
+            barrier();
+            // The last place that may belong to the first k: all bits behind the prefix set.
+            last = pass < 4 ? uvec2(prefix.x | ((1u << rest) - 1u), 0xffffffffu)
+                            : uvec2(prefix.x, prefix.y | ((1u << rest) - 1u));
+            if (whole) break;
+        }
+    }
+    if (lane < MOST) kept[lane] = uvec2(0xffffffffu);
+    if (lane == 0u) found = 0u;
+    barrier();
+    for (uint i = lane; i < count; i += LANES) {
+        uvec2 place = place_at(index, k, mask, i);
+        if (!before(last, place)) {
+            uint at = atomicAdd(found, 1);
+            if (at < MOST) kept[at] = place;
+        }
+    }
+    barrier();
+    for (uint i = lane; i < k; i += LANES) {
+        uint rank = i;
+        if (FINAL) {
+            rank = 0;
+            for (uint j = 0; j < k; ++j) rank += uint(before(kept[j], kept[i]));
+        }
+        places[target + rank] = kept[i];
+    }
+}
