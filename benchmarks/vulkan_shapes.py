@@ -56,7 +56,7 @@ def measure_model(args: argparse.Namespace) -> None:
     while batches:
         kinds, rows = ("prefill", "decode"), max(args.prefill, max(batches) + 1)
         workload = Workload(kinds, tuple(batches), (args.depth,), args.prefill, DECODE_STEPS, rows=rows)
-        config = workload.engine_config(spec, placement=args.placement)
+        config = workload.engine_config(spec, placement=args.placement, deterministic=not args.no_deterministic)
         ceilings = ceilings or measure_ceilings(spec, config)
         try:
             with open_subject(checkpoint, config) as subject:
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(GEMMA3))
     parser.add_argument("--type", default="Q4_0", choices=[kind.name for kind in TensorType])
     parser.add_argument("--placement", default="vulkan:0")
+    parser.add_argument("--no-deterministic", action="store_true", help="faster kernels for steps of many rows")
     parser.add_argument("--batches", default="1,2,4,8,16,32,64")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--layers", type=int, help="only so many, for a trial")

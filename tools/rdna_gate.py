@@ -5,8 +5,8 @@
 
 RADV (Mesa 25 or newer) compiles for the GPU that RADV_FORCE_FAMILY names, on a null device; this script starts itself
 once for each family. Bad is: spilled registers, scratch memory, more vector registers than the kernel's class may
-have, no `v_dot4` in integer products, or loads of less than 32 bits in products. The last two need the instructions'
-names, which a Mesa built with an older LLVM does not know for every family; the script says where.
+have, products without the `v_dot4` or `v_wmma` that they are built on, or with loads of less than 32 bits. The last two
+need the instructions' names, which a Mesa built with an older LLVM does not know for every family; it says where.
 """
 
 from __future__ import annotations
@@ -23,21 +23,25 @@ from pathlib import Path
 from typing import Any
 
 from tandem.devices.vulkan.binding import constants as vk
-from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi, library, struct, text
+from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi, library, listed, struct, text
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
-from tandem.devices.vulkan.dispatch import LANES
+from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.operations import FLOAT_ROWS
-from tandem.devices.vulkan.program import TILES
+from tandem.devices.vulkan.products import BUCKETS, MOST_ROWS, SHARE
 from tandem.weights.tensor import TensorType
 
 FAMILIES = ("phoenix", "navi31", "rembrandt", "gfx1151")
 SHADERS = Path(__file__).resolve().parent.parent / "src" / "tandem" / "devices" / "vulkan" / "shaders"
 HEAD_DIMS = (64, 128, 256)
+# Lanes of a subgroup, as RADV has them for compute.
+WAVE = 64
 
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
-CEILINGS = {"product": 128, "product_int": 128, "attention": 96}
+CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix"), 128)
+# Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
+CEILINGS["attention"] = 144
 CEILING = 96
+WIDE = re.compile(r"(buffer|global)_load_(b128|dwordx4)$")
 NARROW = re.compile(r"(buffer|global)_load_(u8|i8|u16|i16|ubyte|sbyte|ushort|sshort|short|d16)")
 
 ffi.cdef("""
@@ -64,33 +68,33 @@ CAPTURE_STATISTICS, CAPTURE_REPRESENTATIONS = 0x40, 0x80
 
 
 def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(label, shader, specialization constants) of every pipeline that a model can ask for."""
+    """(label, shader, specialization constants) of the pipelines that a model can ask for."""
     for kind in TensorType:
-        yield f"embed {kind.name}", "embed", (LANES, kind.ggml_id)
-        for tile in TILES:
-            if tile <= FLOAT_ROWS:
-                yield f"product {kind.name} x{tile}", "product", (LANES, kind.ggml_id, tile)
-            if kind.block > 1:
-                yield f"product_int {kind.name} x{tile}", "product_int", (LANES, kind.ggml_id, tile)
+        quantized, id = kind.block > 1, kind.ggml_id
+        yield f"embed {kind.name}", "embed", (LANES, id)
+        for rows in (bucket for bucket in BUCKETS if bucket <= MOST_ROWS):
+            yield f"product {kind.name} x{rows}", "product", (LANES, id, rows, 1, SHARE)
+            if quantized:
+                yield f"product_int {kind.name} x{rows}", "product_int", (LANES, id, rows, 1, SHARE)
+        yield f"product_tile_float {kind.name}", "product_tile_float", (ROW_LANES, id)
+        if quantized:
+            yield f"product_int {kind.name} x{MOST_ROWS}, 2 outputs", "product_int", (LANES, id, MOST_ROWS, 2, SHARE)
+            yield f"product_int {kind.name} x1, long", "product_int", (LANES, id, 1, 1, LANES)
+            yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
+        if quantized or kind is TensorType.F16:
+            yield f"product_matrix {kind.name}", "product_matrix", (4 * WAVE, id, 16, 16, 16)
     for dim in HEAD_DIMS:
-        for dtype, flag in (("f16", 0), ("f32", 1)):
-            yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag)
-            yield f"attention {dim} {dtype}", "attention", (LANES, dim, flag)
+        for flag, dtype in enumerate(("f16", "f32", "q8_0")):
+            yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag, 1)
+            for heads, rows in ((1, 1), (1, 16), (2, 1), (2, 8), (8, 1), (8, 2)):
+                constants = (LANES if rows == 1 else 2 * LANES, dim, flag, 1, heads, rows, int(rows == 1))
+                yield f"attention {dim} {dtype}, {heads} heads x {rows}", "attention", constants
+    for shader in ("norm", "gated", "combine"):
+        yield shader, shader, (ROW_LANES,)
     for shader, names in (("select", ("chunk", "final")), ("adjust", ("apply", "undo"))):
         for flag, name in enumerate(names):
             yield f"{shader} {name}", shader, (LANES, flag)
-    for shader in (
-        "norm",
-        "residual",
-        "gated",
-        "quantize",
-        "copy",
-        "ceiling_read",
-        "ceiling_dots",
-        "mass",
-        "answer",
-        "rows",
-    ):
+    for shader in ("mass", "answer", "rows", "copy", "ceiling_read", "ceiling_dots"):
         yield shader, shader, (LANES,)
 
 
@@ -104,9 +108,19 @@ class Compiler:
         library().vkGetPhysicalDeviceProperties2(physical, properties)
         self.name = text(properties.properties.deviceName)
         names = [b"VK_KHR_pipeline_executable_properties", b"VK_KHR_shader_integer_dot_product"]
+        # RDNA2 has no cooperative matrices.
+        self.has_matrices = "VK_KHR_cooperative_matrix" in extensions_of(physical)
+        names += [b"VK_KHR_cooperative_matrix", b"VK_EXT_subgroup_size_control"] if self.has_matrices else []
         strings = [ffi.new("char[]", name) for name in names]
         array = ffi.new("char*[]", strings)
         dot = struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1)
+        if self.has_matrices:
+            matrix = struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1)
+            half = struct("VkPhysicalDeviceShaderFloat16Int8Features", shaderFloat16=1)
+            model = {"vulkanMemoryModel": 1, "vulkanMemoryModelDeviceScope": 1}
+            memory = struct("VkPhysicalDeviceVulkanMemoryModelFeatures", **model)
+            full = struct("VkPhysicalDeviceSubgroupSizeControlFeatures", computeFullSubgroups=1)
+            dot.pNext, matrix.pNext, half.pNext, memory.pNext = matrix, half, memory, full
         executable = ffi.new("ExecutableFeatures*", [FEATURES, dot, 1])
         priority = ffi.new("float[1]", [1.0])
         queue = struct("VkDeviceQueueCreateInfo", queueCount=1, pQueuePriorities=priority)
@@ -163,6 +177,7 @@ class Compiler:
         main = ffi.new("char[]", b"main")
         stage = struct(
             "VkPipelineShaderStageCreateInfo",
+            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if shader == "product_matrix" else 0,
             stage=vk.SHADER_STAGE_COMPUTE,
             module=module,
             pName=main,
@@ -209,6 +224,11 @@ class Compiler:
         return _Elements(array, count[0])
 
 
+def extensions_of(physical: Any) -> set[str]:
+    listing = library().vkEnumerateDeviceExtensionProperties
+    return set(listed(listing, "VkExtensionProperties", physical, NULL, convert=lambda each: text(each.extensionName)))
+
+
 class _Elements(list[Any]):
     """An array's elements; the array lives as long as they do."""
 
@@ -230,9 +250,12 @@ def faults(shader: str, statistics: dict[str, Any]) -> list[str]:
     instructions = statistics["instructions"]
     if not readable(instructions):
         return found
-    if shader == "product_int" and not any(name.startswith("v_dot4") for name in instructions):
-        found.append("no v_dot4")
+    wanted = {"product_int": "v_dot4", "product_tile": "v_dot4", "product_matrix": "v_wmma"}.get(shader)
+    if wanted and not any(name.startswith(wanted) for name in instructions):
+        found.append(f"no {wanted}")
     if shader.startswith("product"):
+        if not any(WIDE.match(name) for name in instructions):
+            found.append("no loads of 128 bits")
         found += [f"{count} {name}" for name, count in instructions.items() if NARROW.match(name)]
     return found
 
@@ -244,7 +267,11 @@ def readable(instructions: dict[str, int]) -> bool:
 
 def compile_all() -> dict[str, dict[str, Any]]:
     compiler = Compiler()
-    return {label: {"shader": shader, **compiler.compile(shader, constants)} for label, shader, constants in variants()}
+    return {
+        label: {"shader": shader, **compiler.compile(shader, constants)}
+        for label, shader, constants in variants()
+        if compiler.has_matrices or shader != "product_matrix"
+    }
 
 
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -254,13 +281,15 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
         "",
         "What AMD's compiler in Mesa (RADV, ACO) makes of each shader variant: vector registers a lane, and bytes of",
         "code. Compiled without a GPU by `tools/rdna_gate.py`, which fails on spills, scratch, too many registers,",
-        "integer products without `v_dot4`, and loads of less than 32 bits in products. Nothing here was run.",
+        "products without the `v_dot4` or `v_wmma` that they are built on, and loads of less than 32 bits in products.",
+        "Nothing here was run.",
         "",
         "| variant | " + " | ".join(results) + " |",
         "|---|" + "---|" * len(results),
     ]
     for label in next(iter(results.values())):
-        cells = [f"{each[label]['VGPRs']}, {each[label]['Code size']:,} B" for each in results.values()]
+        found = [each.get(label) for each in results.values()]
+        cells = [f"{each['VGPRs']}, {each['Code size']:,} B" if each else "" for each in found]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

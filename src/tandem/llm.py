@@ -64,6 +64,7 @@ class LLM:
         memory: int | str | None = None,
         kv_dtype: KVDtype = "f16",
         prefix_cache: bool = True,
+        deterministic: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         config = EngineConfig(
@@ -75,6 +76,7 @@ class LLM:
             memory=memory,
             kv_dtype=kv_dtype,
             prefix_cache=prefix_cache,
+            deterministic=deterministic,
         )
         if model is not None and not isinstance(model, str | os.PathLike):
             raise ModelFileError(f"model must be a path or a name, such as hf:owner/name, not {model!r:.80}")

@@ -85,6 +85,10 @@ class DeviceOptions:
     threads: Annotated[int | None, _engine("CPU threads.", default="all cores", low=1)] = None
     placement: Annotated[str, _engine("auto, a device, or attn=DEVICE,ffn=DEVICE.", default=True)] = "auto"
     kv_dtype: Annotated[KVDtype, _engine("Type of the KV cache.", default=True)] = "f16"
+    deterministic: Annotated[
+        bool,
+        _engine("On Vulkan: the batch does not show in results; without it prefill is faster.", default=True),
+    ] = True
     memory: Annotated[
         str | None, _engine("All that may be used, like 8GiB; auto: what is free.", default="what is needed")
     ] = None

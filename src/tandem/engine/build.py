@@ -35,6 +35,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     step and prefill chunk. context: positions of one sequence; None is the model's, or as many as fit.
     full_sequences: how many sequences of full length the KV pools must hold at least.
     memory: bytes in all, as a number or text such as `8GiB`; `auto` takes what is free; None takes a moderate KV pool.
+    deterministic: on Vulkan, results that do not depend on the batch; without it products of many rows are faster.
     Checked when made, as far as that needs no model: MemoryPlanError or DeviceError for a value of the wrong type.
     """
 
@@ -47,6 +48,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | str | None = None
     kv_dtype: KVDtype = "f16"
     prefix_cache: bool = True
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.placement, str):
@@ -59,8 +61,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if not (_is_integer(value) or (value is None and name == "context")):
                 raise MemoryPlanError(f"{name} must be a whole number, not {value!r}")
-        if not isinstance(self.prefix_cache, bool):
-            raise MemoryPlanError(f"prefix_cache must be true or false, not {self.prefix_cache!r}")
+        for name in ("prefix_cache", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise MemoryPlanError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if not (self.memory is None or isinstance(self.memory, str) or _is_integer(self.memory)):
             raise MemoryPlanError(f"memory must be a number of bytes or a text such as 8GiB, not {self.memory!r}")
         if isinstance(self.memory, str) and self.memory != "auto":
@@ -123,7 +126,9 @@ def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
     """
     spec = model_spec(checkpoint)
     placement = parse_placement(config.placement, spec)
-    devices = {name: open_device(name, threads=config.threads) for name in placement.names}
+    devices = {
+        name: open_device(name, threads=config.threads, deterministic=config.deterministic) for name in placement.names
+    }
     try:
         planner = Planner(spec, placement.devices, devices, lambda i: block_weights(checkpoint, spec, i))
         plan = _plan(planner, spec, config, devices)

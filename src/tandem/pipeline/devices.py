@@ -12,9 +12,9 @@ from tandem.errors import DeviceError
 _MODULES = {"cpu": "tandem.devices.cpu", "ref": "tandem.devices.ref", "vulkan": "tandem.devices.vulkan"}
 
 
-def open_device(name: str, *, threads: int | None = None) -> Device:
+def open_device(name: str, *, threads: int | None = None, deterministic: bool = True) -> Device:
     """`cpu`, `ref` or `vulkan:N` (plain `vulkan` is the first). threads: for the CPU, None takes all that this process
-    may use. Raises DeviceError.
+    may use. deterministic: for Vulkan; the others are so anyway. Raises DeviceError.
     """
     kind, colon, number = name.partition(":")
     numbered = kind == "vulkan" and number.isascii() and number.isdigit()
@@ -30,5 +30,5 @@ def open_device(name: str, *, threads: int | None = None) -> Device:
         case "ref":
             device = module.RefDevice()
         case _:
-            device = module.VulkanDevice(int(number or 0))
+            device = module.VulkanDevice(int(number or 0), deterministic=deterministic)
     return device

@@ -25,10 +25,10 @@ def test_kernels_read_each_weight_once(vulkan: VulkanDevice) -> None:
     labels = list(dict.fromkeys(kernel.block for kernel in kernels))
     assert labels[:3] == ["embed", "attention 0", "ffn 0"] and labels[-1] == "head"
     for block in program._blocks[1:3]:
-        label = f"{'ffn' if 'gate' in block.matrices else 'attention'} 0"
+        label = f"{'ffn' if 'gate_up' in block.matrices else 'attention'} 0"
         macs = sum(kernel.macs for kernel in kernels if kernel.block == label)
         read = sum(kernel.bytes for kernel in kernels if kernel.block == label)
-        matrices = block.matrices.values()
+        matrices = [matrix for each in block.matrices.values() for matrix in each]
         weights = sum(matrix.rows * matrix.row_words * 4 for matrix in matrices)
         products = 14 * sum(matrix.rows * matrix.columns for matrix in matrices)
         attention = next(each for each in spec.attention if each.layer == 0)

@@ -99,6 +99,20 @@ def test_a_sequence_does_not_depend_on_its_batch_chunks_or_pages(vulkan: VulkanD
             np.testing.assert_array_equal(got, expected)
 
 
+def test_a_long_sequence_does_not_depend_on_its_chunks(vulkan: VulkanDevice, tmp_path: Path) -> None:
+    """Bitwise, over several splits of its keys: in turn in large steps, side by side in small ones."""
+    (case,) = (case for case in CASES if case.name == "gemma3-layer-ropes")
+    spec, checkpoint = tiny(case, tmp_path)
+    prompts = prompts_for(spec, 600, 290)
+    results = []
+    for chunk, decode in ((150, 0), (33, 4), (90, 20)):
+        runner = Runner(spec, checkpoint, whole(spec, vulkan), rows=240, context=640, kv_dtype="f16")
+        results.append(runner.forward(prompts, chunk=chunk, decode=decode))
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("case", SHAPES, ids=lambda case: case.name)
 @pytest.mark.parametrize("masked", [False, True], ids=["unified", "discrete"])
 def test_mixed_placement_with_the_cpu(case: Case, masked: bool, opened: Open, ref: RefDevice, tmp_path: Path) -> None:

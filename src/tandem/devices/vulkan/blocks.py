@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,20 +15,41 @@ from tandem.weights.tensor import Tensor
 
 Float32Array = npt.NDArray[np.float32]
 
+# Roles whose products are one: they take the same rows.
+_PRODUCTS = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+
 
 @dataclass(frozen=True, slots=True)
 class VulkanBlock:
-    """`work` is the block that is computed: `spec`, or the part of it that `slice` cuts."""
+    """`work` is the block that is computed: `spec`, or the part of it that `slice` cuts.
+
+    matrices: by product, those whose outputs follow each other in its result.
+    """
 
     spec: BlockSpec
     slice: Slice | None
     work: BlockSpec
-    matrices: Mapping[str, Matrix]
+    matrices: Mapping[str, tuple[Matrix, ...]]
     vectors: Vectors | None
 
     @property
     def bytes(self) -> int:
-        return sum(matrix.bytes for matrix in self.matrices.values()) + (self.vectors.bytes if self.vectors else 0)
+        matrices = (matrix.bytes for each in self.matrices.values() for matrix in each)
+        return sum(matrices) + (self.vectors.bytes if self.vectors else 0)
+
+
+def grouped(weights: Mapping[str, Tensor]) -> dict[str, list[list[Tensor]]]:
+    """The matrices of each product; each is the tensors of one type that follow each other."""
+    products: dict[str, list[list[Tensor]]] = {}
+    for role in ("embedding", "q", "k", "v", "o", "gate", "up", "down", "output"):
+        if role in weights:
+            tensor = weights[role]
+            matrices = products.setdefault(_PRODUCTS.get(role, role), [])
+            if matrices and matrices[-1][0].type is tensor.type:
+                matrices[-1].append(tensor)
+            else:
+                matrices.append([tensor])
+    return products
 
 
 def vector_sizes(spec: BlockSpec, weights: Mapping[str, Tensor]) -> int:
@@ -64,10 +85,10 @@ def load_block(
     slice: Slice | None,
     work: BlockSpec,
     weights: Mapping[str, Tensor],
-    matrix: Callable[[Tensor], Matrix],
+    matrix: Callable[[Sequence[Tensor]], Matrix],
     vectors: Callable[[Mapping[str, Float32Array]], Vectors],
 ) -> VulkanBlock:
     """`matrix` and `vectors` put them on the device."""
-    matrices = {role: matrix(tensor) for role, tensor in weights.items() if len(tensor.shape) == 2}
+    matrices = {name: tuple(matrix(tensors) for tensors in each) for name, each in grouped(weights).items()}
     ready = prepare_vectors(work, weights)
     return VulkanBlock(spec, slice, work, matrices, vectors(ready) if ready else None)

@@ -9,7 +9,7 @@ from typing import Any
 from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding.loader import NULL, call, create, ffi, library, struct
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.probe import Gpu
+from tandem.devices.vulkan.probe import CooperativeMatrix, Gpu, chained
 from tandem.devices.vulkan.queue import Queue
 from tandem.errors import DeviceError
 
@@ -17,6 +17,9 @@ from tandem.errors import DeviceError
 BINDINGS = 8
 PUSH_BYTES = 128
 SHARED_BYTES = 16 << 10
+INVOCATIONS = 256
+# What product_matrix.comp needs beyond that, where a device has it.
+MATRIX_SHARED_BYTES = 32 << 10
 
 
 class Context:
@@ -31,6 +34,7 @@ class Context:
         self.can_import = gpu.limits.import_alignment > 0
         wanted = ["VK_EXT_external_memory_host", "VK_EXT_memory_budget"]
         wanted += ["VK_KHR_shader_integer_dot_product"] if gpu.features.integer_dot else []
+        wanted += ["VK_KHR_cooperative_matrix", "VK_EXT_subgroup_size_control"] if matrix_shape(gpu) else []
         self._extensions = [each for each in wanted if each in gpu.extensions]
         self.handle = self._create_device()
         assert gpu.queue_family is not None
@@ -128,15 +132,20 @@ class Context:
         )
         names = [ffi.new("char[]", name.encode()) for name in self._extensions]
         array = ffi.new("char*[]", names)
-        dot = struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1)
-        timeline = struct(
-            "VkPhysicalDeviceTimelineSemaphoreFeatures",
-            timelineSemaphore=1,
-            pNext=dot if self.gpu.features.integer_dot else NULL,
-        )
+        optional: list[Any] = [struct("VkPhysicalDeviceTimelineSemaphoreFeatures", timelineSemaphore=1)]
+        if self.gpu.features.integer_dot:
+            optional.append(struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1))
+        if matrix_shape(self.gpu):
+            optional.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
+            optional.append(struct("VkPhysicalDeviceShaderFloat16Int8Features", shaderFloat16=1))
+            # With the memory model on, atomics of any shader need its device scope.
+            model = {"vulkanMemoryModel": 1, "vulkanMemoryModelDeviceScope": 1}
+            optional.append(struct("VkPhysicalDeviceVulkanMemoryModelFeatures", **model))
+            optional.append(struct("VkPhysicalDeviceSubgroupSizeControlFeatures", computeFullSubgroups=1))
+        features = chained("VkPhysicalDeviceFeatures2", optional)
         info = struct(
             "VkDeviceCreateInfo",
-            pNext=timeline,
+            pNext=features,
             queueCreateInfoCount=1,
             pQueueCreateInfos=queue,
             enabledExtensionCount=len(names),
@@ -171,6 +180,24 @@ class Context:
         return sets, create("vkCreatePipelineLayout", "VkPipelineLayout", self.handle, info, NULL)
 
 
+def matrix_shape(gpu: Gpu) -> CooperativeMatrix | None:
+    """The shape that product_matrix.comp takes on this GPU: float16 to float32, 16 x 16 x 16 if there is a choice."""
+    features = gpu.features
+    has_features = features.float16 and features.memory_model and features.full_subgroups
+    if not has_features or gpu.limits.shared_memory < MATRIX_SHARED_BYTES:
+        return None
+    fitting = [
+        shape
+        for shape in features.cooperative_matrix
+        if (shape.a, shape.b, shape.c, shape.result) == ("f16", "f16", "f32", "f32")
+        and shape.subgroup
+        and 64 % shape.m == 32 % shape.n == 32 % shape.k == 0
+    ]
+    return max(
+        fitting, key=lambda shape: ((shape.m, shape.n, shape.k) == (16, 16, 16), shape.m * shape.n), default=None
+    )
+
+
 def missing(gpu: Gpu) -> list[str]:
     """What the GPU lacks of what every shader needs; empty for one that can be used."""
     limits = gpu.limits
@@ -184,6 +211,7 @@ def missing(gpu: Gpu) -> list[str]:
         ),
         (limits.push_constants >= PUSH_BYTES, f"{PUSH_BYTES} bytes of push constants"),
         (limits.shared_memory >= SHARED_BYTES, f"{SHARED_BYTES} bytes of shared memory"),
+        (limits.invocations >= INVOCATIONS, f"workgroups of {INVOCATIONS} invocations"),
     ]
     return [what for present, what in needs if not present]
 

@@ -14,16 +14,17 @@ from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
 from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, EmbedSpec, HeadSpec, Slice
-from tandem.devices.vulkan.blocks import VulkanBlock, load_block, vector_sizes
+from tandem.devices.vulkan.blocks import VulkanBlock, grouped, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
 from tandem.devices.vulkan.ceilings import measure_ceilings
-from tandem.devices.vulkan.context import Context
+from tandem.devices.vulkan.context import Context, matrix_shape
 from tandem.devices.vulkan.instance import Instance, shared_instance
 from tandem.devices.vulkan.kv import VulkanKVPool
-from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes
+from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes, matrix_key
 from tandem.devices.vulkan.memory import Counters, Memory, rounded
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.probe import Gpu, probe_all
+from tandem.devices.vulkan.products import Kernels
 from tandem.devices.vulkan.program import Machine, VulkanProgram, step_data_bytes
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace, sizes
@@ -39,6 +40,7 @@ class Mask:
     unified: bool = False
     external_host_memory: bool = False
     integer_dot: bool = False
+    cooperative_matrix: bool = False
     storage_range: int | None = None
 
     def apply(self, gpu: Gpu) -> Gpu:
@@ -48,15 +50,25 @@ class Mask:
         if self.storage_range is not None:
             limits = replace(limits, storage_range=min(limits.storage_range, self.storage_range))
         features = replace(gpu.features, integer_dot=gpu.features.integer_dot and not self.integer_dot)
+        if self.cooperative_matrix:
+            features = replace(features, cooperative_matrix=())
         return replace(gpu, limits=limits, features=features, type="discrete" if self.unified else gpu.type)
 
 
 class VulkanDevice:
-    """index: the device's number in `tandem devices`. Raises DeviceError where there is no such device, or it lacks
-    what our shaders need.
+    """index: the device's number in `tandem devices`. deterministic: a sequence's results are bitwise the same alone
+    and in any batch; without it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits.
+    Raises DeviceError where there is no such device, or it lacks what our shaders need.
     """
 
-    def __init__(self, index: int = 0, *, mask: Mask | None = None, instance: Instance | None = None) -> None:
+    def __init__(
+        self,
+        index: int = 0,
+        *,
+        deterministic: bool = True,
+        mask: Mask | None = None,
+        instance: Instance | None = None,
+    ) -> None:
         name = f"vulkan:{index}"
         instance = instance or shared_instance()
         found = probe_all(instance)
@@ -75,8 +87,9 @@ class VulkanDevice:
             Workspace(memory, lane, resident=not gpu.unified),
             SharedArrays(memory),
             lane,
+            _kernels(gpu, deterministic),
         )
-        self._matrices: WeakValueDictionary[tuple[int, int], Matrix] = WeakValueDictionary()
+        self._matrices: WeakValueDictionary[tuple[tuple[int, int], ...], Matrix] = WeakValueDictionary()
         self._closed = False
         self.info = DeviceInfo(
             name=name,
@@ -102,7 +115,7 @@ class VulkanDevice:
 
     def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
         total = 0
-        seen: set[tuple[int, int]] = set()
+        seen: set[tuple[tuple[int, int], ...]] = set()
         for spec, weights, slice in blocks:
             check_weights(spec, weights)
             work = spec
@@ -111,11 +124,11 @@ class VulkanDevice:
                 weights = slice_weights(spec, weights, slice)
             vectors = vector_sizes(work, weights)
             total += rounded(vectors) if vectors else 0
-            for tensor in weights.values():
-                key = (tensor.data.ctypes.data, tensor.nbytes)
-                if len(tensor.shape) == 2 and key not in seen:
+            for tensors in (tensors for each in grouped(weights).values() for tensors in each):
+                key = matrix_key(tensors)
+                if key not in seen:
                     seen.add(key)
-                    total += matrix_bytes(self._context.gpu.limits, tensor)
+                    total += matrix_bytes(self._context.gpu.limits, tensors)
         return total
 
     def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
@@ -168,11 +181,17 @@ class VulkanDevice:
             self._machine.lane.close()
             self._context.close()
 
-    def _matrix(self, tensor: Tensor) -> Matrix:
+    def _matrix(self, tensors: Sequence[Tensor]) -> Matrix:
         """Matrices that blocks share are kept once, as long as a block has them."""
-        key = (tensor.data.ctypes.data, tensor.nbytes)
+        key = matrix_key(tensors)
         matrix = self._matrices.get(key)
-        if matrix is None or not matrix.holds(tensor):
-            matrix = Matrix(self._machine.memory, self._context.gpu.limits, tensor)
+        if matrix is None or not matrix.holds(tensors):
+            matrix = Matrix(self._machine.memory, self._context.gpu.limits, tensors)
             self._matrices[key] = matrix
         return matrix
+
+
+def _kernels(gpu: Gpu, deterministic: bool) -> Kernels:
+    shape = matrix_shape(gpu)
+    sizes = (shape.m, shape.n, shape.k) if shape else None
+    return Kernels(gpu.features.integer_dot, deterministic, sizes, gpu.limits.subgroup)

@@ -10,9 +10,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from tandem.devices.batch import Batch
 from tandem.devices.vulkan.memory import View
 
 LANES = 64
+# Of shaders whose workgroups go over whole rows.
+ROW_LANES = 256
+# As in split.glsl.
+MAX_SPLITS, SHORTEST_SPLIT = 16, 256
+# Steps of more rows keep the GPU busy with a workgroup for all splits of a row.
+SPLIT_ROWS = 64
 NONE = 0xFFFFFFFF
 
 
@@ -44,12 +51,24 @@ class Use:
 class Grid:
     """Workgroups: `x`, times one for every `tile` of the step's rows or samples. when: none in a step that asks for no
     candidates, has no adjustments, or wants no row whole.
+
+    each: tiles do not reach over the rows of one sequence. splits: times the splits that the row of most of them has
+    under this attention window (0: none); None for one.
     """
 
     x: int
     tile: int = 1
     sampled: bool = False
     when: Literal["", "asked", "adjusted", "whole"] = ""
+    each: bool = False
+    splits: int | None = None
+
+
+def most_splits(batch: Batch, window: int) -> int:
+    """A bound of the splits that split.glsl cuts any row's keys into."""
+    last = batch.rows[: batch.n_rows, 1]
+    first = np.maximum(last + 1 - window, 0) if window else np.zeros_like(last)
+    return int(np.max(np.minimum(last // SHORTEST_SPLIT - first // SHORTEST_SPLIT + 1, MAX_SPLITS), initial=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +116,22 @@ class Table:
         self._groups[:, 0] = [grid.x for grid in grids]
         self._bytes = self._groups.reshape(-1).view(np.uint8)
         self._when = [(index, grid.when) for index, grid in enumerate(grids) if grid.when]
+        self._each = [(index, grid.tile) for index, grid in enumerate(grids) if grid.each]
+        self._splits = [(index, grid.splits) for index, grid in enumerate(grids) if grid.splits is not None]
         self._counts: tuple[int, int, frozenset[str]] = (-1, -1, frozenset())
 
-    def groups(self, rows: int, samples: int, wants: frozenset[str]) -> npt.NDArray[np.uint8]:
-        """VkDispatchIndirectCommands for a step of so many rows and samples, valid until the next call. wants: what
-        there is of that which grids are launched only `when`.
+    def groups(self, batch: Batch, wants: frozenset[str]) -> npt.NDArray[np.uint8]:
+        """VkDispatchIndirectCommands for a step, valid until the next call. wants: what there is of that which grids
+        are launched only `when`.
         """
+        rows, samples = batch.n_rows, batch.n_samples
         if (rows, samples, wants) != self._counts:
             self._counts = (rows, samples, wants)
             self._groups[:, 1] = -(-np.where(self._sampled, samples, rows) // self._tile)
             for index, when in self._when:
                 self._groups[index, 1] *= when in wants
+        for index, tile in self._each:
+            self._groups[index, 1] = np.sum(-(-batch.sequences[: batch.n_sequences, 1] // tile))
+        for index, window in self._splits:
+            self._groups[index, 2] = most_splits(batch, window)
         return self._bytes

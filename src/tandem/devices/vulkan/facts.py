@@ -77,9 +77,12 @@ def _describe(gpu: Gpu, root: Path) -> dict[str, Any]:
             "timeline_semaphore": features.timeline_semaphore,
             "memory_budget": features.memory_budget,
             "external_host_memory": features.external_host_memory,
-            "cooperative_matrix": [
-                f"{shape.m}x{shape.n}x{shape.k} {shape.a} to {shape.result}" for shape in features.cooperative_matrix
-            ],
+            "cooperative_matrix": list(
+                dict.fromkeys(
+                    f"{shape.m}x{shape.n}x{shape.k} {shape.a} to {shape.result}"
+                    for shape in features.cooperative_matrix
+                )
+            ),
         },
         "used": ["timeline_semaphore", *(name for name in _ADVICE if getattr(features, name))],
         "advice": [advice for name, advice in _ADVICE.items() if not getattr(features, name)],

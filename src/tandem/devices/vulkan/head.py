@@ -54,7 +54,7 @@ class Head:
             slots=self._slots.view if self._slots else step,
             slot_count=self._slot_count,
             logits=self.logits,
-            **{name: self._workspace.scratch(name) for name in ("places", "chosen", "masses")},
+            **{name: self._workspace.view(name) for name in ("places", "chosen", "masses")},
         )
         yield from sampling_dispatches(self._spec, places)
         if self._apart:

@@ -16,10 +16,12 @@ class VulkanKVPool:
     """Raises DeviceError for a layout that the shaders do not have, or more than four bindings can hold."""
 
     def __init__(self, context: Context, memory: Memory, group: KVGroupSpec, pages: int) -> None:
-        if group.dtype not in ("f16", "f32"):
-            raise DeviceError(f"{context.name}: KV pages of {group.dtype} are not supported; choose f16 or f32")
-        if group.head_dim % 2:
-            raise DeviceError(f"{context.name}: heads of {group.head_dim} elements; an even number is needed")
+        multiple = 32 if group.dtype == "q8_0" else 4
+        if group.head_dim % multiple:
+            raise DeviceError(
+                f"{context.name}: KV pages of {group.dtype} need heads of a multiple of {multiple} elements, "
+                f"not {group.head_dim}"
+            )
         self.group = group
         self.pages = pages
         self.page_bytes = group.page_bytes // len(group.layers)
@@ -46,6 +48,12 @@ class VulkanKVPool:
     @property
     def bytes(self) -> int:
         return sum(view.size for views in self._layers.values() for view in views)
+
+    @property
+    def constants(self) -> tuple[int, int, int]:
+        """What kv.glsl is specialized for."""
+        dtypes = {"f16": 0, "f32": 1, "q8_0": 2}
+        return self.group.head_dim, dtypes[self.group.dtype], 1 if self.chunk_pages == self.pages else MAX_CHUNKS
 
     def chunks(self, layer: int) -> list[View]:
         """The layer's bindings, always four: those that are not needed repeat the first."""

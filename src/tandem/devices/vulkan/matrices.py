@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +16,12 @@ from tandem.devices.vulkan.packing import blocks_of, pack_rows, row_words
 from tandem.devices.vulkan.probe import GpuLimits
 from tandem.devices.vulkan.staging import SLOT_BYTES
 from tandem.errors import DeviceError
-from tandem.weights.tensor import Tensor, TensorType
+from tandem.weights.tensor import Tensor
 
 Float32Array = npt.NDArray[np.float32]
 
 _ALIGNMENT = 256
-# Outputs of a workgroup of product.comp: LANES / SHARE.
+# Outputs of a workgroup of product.comp, which has the fewest: LANES / SHARE.
 GROUP_OUTPUTS = 4
 
 
@@ -35,30 +35,39 @@ class Chunk:
 
 
 class Matrix:
-    """A matrix whose rows are split over as many bindings as the device's limits ask for."""
+    """The rows of one tensor, or of several of one type and width after another, split over as many bindings as the
+    device's limits ask for.
+    """
 
-    def __init__(self, memory: Memory, limits: GpuLimits, tensor: Tensor) -> None:
-        self.type = tensor.type
-        self.rows, self.columns = tensor.shape
+    def __init__(self, memory: Memory, limits: GpuLimits, tensors: Sequence[Tensor]) -> None:
+        self.type = tensors[0].type
+        self.rows, self.columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
         self.blocks = blocks_of(self.columns)
-        self.row_words = row_words(tensor.type, self.columns)
+        self.row_words = row_words(self.type, self.columns)
         self.chunks: list[Chunk] = []
         self.bytes = 0
-        packed = tensor.data.reshape(self.rows, -1)
-        for first, rows in split_rows(limits, tensor):
+        for first, rows in split_rows(limits, tensors):
             size = rows * self.row_words * 4
             buffer = memory.device(size, clear=False)
-            memory.fill(buffer.all(), _parts(self.type, packed[first : first + rows], self.columns))
+            memory.fill(buffer.all(), _parts(tensors, first, rows))
             self.chunks.append(Chunk(first, rows, buffer.all()))
             self.bytes += buffer.size
         buffers = [chunk.view.buffer for chunk in self.chunks]
         weakref.finalize(self, memory.free_all, buffers).atexit = False
-        self._source = _owner(tensor)
+        self._sources = [_owner(tensor) for tensor in tensors]
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor at the same address is still the one that this matrix was made of."""
-        source = self._source()
-        return source is not None and source is _owner(tensor)() and tensor.type is self.type
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether tensors at the same addresses are still those that this matrix was made of."""
+        owners = [source() for source in self._sources]
+        return all(
+            owner is not None and owner is _owner(tensor)() and tensor.type is self.type
+            for owner, tensor in zip(owners, tensors, strict=True)
+        )
+
+
+def matrix_key(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Where the tensors' bytes are: what tells one matrix from another."""
+    return tuple((tensor.data.ctypes.data, tensor.nbytes) for tensor in tensors)
 
 
 def _owner(tensor: Tensor) -> weakref.ref[Any]:
@@ -69,23 +78,25 @@ def _owner(tensor: Tensor) -> weakref.ref[Any]:
     return weakref.ref(owner if not isinstance(owner, bytes) else tensor.data)
 
 
-def split_rows(limits: GpuLimits, tensor: Tensor) -> Iterator[tuple[int, int]]:
+def split_rows(limits: GpuLimits, tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
     """(first row, rows) of each binding that a matrix takes."""
-    rows, columns = tensor.shape
-    row_bytes = row_words(tensor.type, columns) * 4
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    row_bytes = row_words(tensors[0].type, tensors[0].shape[1]) * 4
     most = min(limits.storage_range, limits.allocation) // _ALIGNMENT * _ALIGNMENT // row_bytes
     # A product's workgroups stand in the first dimension of its grid.
     most = min(most, limits.groups[0] * GROUP_OUTPUTS)
     if most == 0:
-        raise DeviceError(f"vulkan: a row of tensor '{tensor.name}' ({row_bytes:,} bytes) exceeds the device's limits")
+        raise DeviceError(
+            f"vulkan: a row of tensor '{tensors[0].name}' ({row_bytes:,} bytes) exceeds the device's limits"
+        )
     for first in range(0, rows, most):
         yield first, min(most, rows - first)
 
 
-def matrix_bytes(limits: GpuLimits, tensor: Tensor) -> int:
+def matrix_bytes(limits: GpuLimits, tensors: Sequence[Tensor]) -> int:
     """What `Matrix` keeps resident."""
-    row_bytes = row_words(tensor.type, tensor.shape[1]) * 4
-    return sum(rounded(rows * row_bytes) for _, rows in split_rows(limits, tensor))
+    row_bytes = row_words(tensors[0].type, tensors[0].shape[1]) * 4
+    return sum(rounded(rows * row_bytes) for _, rows in split_rows(limits, tensors))
 
 
 class Vectors:
@@ -104,9 +115,17 @@ class Vectors:
         weakref.finalize(self, memory.free, buffer).atexit = False
 
 
-def _parts(type: TensorType, rows: npt.NDArray[np.uint8], columns: int) -> list[Part]:
-    """Some rows at a time, packed where they shall lie."""
-    row_bytes = row_words(type, columns) * 4
-    step = max(1, SLOT_BYTES // row_bytes)
-    cut = [rows[start : start + step] for start in range(0, len(rows), step)]
-    return [(len(piece) * row_bytes, partial(pack_rows, type, piece, columns)) for piece in cut]
+def _parts(tensors: Sequence[Tensor], first: int, rows: int) -> list[Part]:
+    """Rows [first, first + rows) of the tensors together, some at a time, packed where they shall lie."""
+    parts: list[Part] = []
+    at = 0
+    for tensor in tensors:
+        data, columns = tensor.data.reshape(tensor.shape[0], -1), tensor.shape[1]
+        row_bytes = row_words(tensor.type, columns) * 4
+        step = max(1, SLOT_BYTES // row_bytes)
+        stop = min(first + rows - at, len(data))
+        for start in range(max(0, first - at), stop, step):
+            piece = data[start : min(start + step, stop)]
+            parts.append((len(piece) * row_bytes, partial(pack_rows, tensor.type, piece, columns)))
+        at += len(data)
+    return parts

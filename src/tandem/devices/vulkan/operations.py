@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
 from tandem.devices.vulkan.blocks import VulkanBlock
-from tandem.devices.vulkan.dispatch import LANES, NONE, Dispatch, Grid, Use, push
+from tandem.devices.vulkan.dispatch import (
+    LANES,
+    MAX_SPLITS,
+    NONE,
+    ROW_LANES,
+    SPLIT_ROWS,
+    Dispatch,
+    Grid,
+    Use,
+    push,
+)
 from tandem.devices.vulkan.kv import VulkanKVPool
-from tandem.devices.vulkan.matrices import GROUP_OUTPUTS, Matrix
 from tandem.devices.vulkan.memory import View
-from tandem.devices.vulkan.workspace import Workspace, padded, quantized_words
+from tandem.devices.vulkan.products import Kernels, products
+from tandem.devices.vulkan.profile import block_label
+from tandem.devices.vulkan.workspace import Workspace, padded
 
-# Rows that a float32 product takes at once; more would not fit the registers.
-FLOAT_ROWS = 8
+# What quantize.glsl makes of a row.
+_AS_FLOAT, _AS_BYTES = 1, 2
+# Queries of a workgroup of attention.comp at most: what its shared memory and registers hold.
+_QUERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
     """What a program's blocks work on. rows: of `hidden` and of each slice in `partials`.
 
-    row_tile, sample_tile: rows and samples that a product takes at once.
+    row_bucket, sample_bucket: no step that this is for has more rows or samples.
     """
 
     workspace: Workspace
@@ -32,38 +45,56 @@ class Places:
     slots: View
     slot_count: int
     rows: int
-    row_tile: int
-    sample_tile: int
-    integer_dot: bool
+    row_bucket: int
+    sample_bucket: int
+    kernels: Kernels
 
 
-def block_dispatches(block: VulkanBlock, places: Places, pool: VulkanKVPool | None) -> Iterator[Dispatch]:
-    """The dispatches of one block, in order. `pool`: of an attention block."""
-    match block.work:
-        case EmbedSpec() as spec:
-            yield from _embed(spec, block, places)
-        case AttentionSpec() as spec:
-            assert pool is not None
-            yield from _attention(spec, block, places, pool)
-        case FFNSpec() as spec:
-            yield from _ffn(spec, block, places)
-        case CombineSpec() as spec:
-            stride = places.rows * spec.hidden
-            yield _residual(block, places, places.partials, spec.slices, stride, "bias", spec.post_norm)
-        case HeadSpec() as spec:
-            normed = places.workspace.view("normed", spec)
-            yield _norm(block, places, spec.norm, normed, sampled=True)
-            yield from _quantize(block, ("output",), places, normed, sampled=True)
-            yield from _product(
-                block,
-                "output",
-                places,
-                normed,
-                places.logits,
-                spec.vocab,
-                sampled=True,
-                softcap=float(spec.softcap or 0),
-            )
+@dataclass(frozen=True, slots=True)
+class Addend:
+    """What is to be added to the residual stream: the sum of `count` parts, biased and normalized; norm.comp does it
+    together with the norm that follows.
+    """
+
+    block: VulkanBlock
+    parts: View
+    count: int
+    stride: int
+    bias: str | None
+    post_norm: NormSpec | None
+
+
+def program_dispatches(
+    blocks: Sequence[VulkanBlock], places: Places, pools: Mapping[int, VulkanKVPool]
+) -> Iterator[Dispatch]:
+    """The dispatches of consecutive blocks. `pools`: by layer."""
+    addend: Addend | None = None
+    for block in blocks:
+        work = block.work
+        if addend is not None and not isinstance(work, AttentionSpec | FFNSpec):
+            yield from _labelled(addend.block, [_norm(addend.block, places, None, 0, addend)])
+            addend = None
+        match work:
+            case EmbedSpec():
+                yield from _labelled(block, _embed(work, block, places))
+            case AttentionSpec():
+                yield from _labelled(block, _attention(work, block, places, pools[work.layer], addend))
+                addend = _output_addend(block, places, "o_bias", work.post_norm)
+            case FFNSpec():
+                yield from _labelled(block, _ffn(work, block, places, addend))
+                addend = _output_addend(block, places, None, work.post_norm)
+            case CombineSpec():
+                stride = places.rows * work.hidden
+                addend = Addend(block, places.partials, work.slices, stride, "bias", work.post_norm)
+            case HeadSpec():
+                yield from _labelled(block, _head(work, block, places))
+    if addend is not None:
+        yield from _labelled(addend.block, [_norm(addend.block, places, None, 0, addend)])
+
+
+def _labelled(block: VulkanBlock, dispatches: Iterable[Dispatch]) -> Iterator[Dispatch]:
+    label = block_label(block.work)
+    return (replace(each, block=label) for each in dispatches)
 
 
 def copy_rows(places: Places, source: View, target: View, width: int) -> Dispatch:
@@ -73,7 +104,7 @@ def copy_rows(places: Places, source: View, target: View, width: int) -> Dispatc
 
 
 def _embed(spec: EmbedSpec, block: VulkanBlock, places: Places) -> Iterator[Dispatch]:
-    matrix = block.matrices["embedding"]
+    (matrix,) = block.matrices["embedding"]
     for chunk in matrix.chunks:
         uses = (Use(0, places.step), Use(1, chunk.view), Use(2, places.hidden, "write"), Use(3, places.slots))
         constants = (LANES, matrix.type.ggml_id)
@@ -82,16 +113,19 @@ def _embed(spec: EmbedSpec, block: VulkanBlock, places: Places) -> Iterator[Disp
         yield Dispatch("embed", constants, uses, ends, Grid(1))
 
 
-def _attention(spec: AttentionSpec, block: VulkanBlock, places: Places, pool: VulkanKVPool) -> Iterator[Dispatch]:
-    normed, qkv, attended = (places.workspace.view(name, spec) for name in ("normed", "qkv", "attended"))
-    yield _norm(block, places, spec.norm, normed)
-    width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-    first = 0
-    yield from _quantize(block, ("q", "k", "v"), places, normed)
-    for role in ("q", "k", "v"):
-        yield from _product(block, role, places, normed, qkv, width, first=first)
-        first += block.matrices[role].rows
-    constants = (LANES, spec.head_dim, int(pool.group.dtype == "f32"))
+def _head(spec: HeadSpec, block: VulkanBlock, places: Places) -> Iterator[Dispatch]:
+    outputs = _outputs(block, "output", places, places.sample_bucket)
+    yield _norm(block, places, spec.norm, outputs, None, sampled=True)
+    softcap = float(spec.softcap or 0)
+    yield from _product(block, "output", places, "normed", places.logits, spec.vocab, sampled=True, softcap=softcap)
+
+
+def _attention(
+    spec: AttentionSpec, block: VulkanBlock, places: Places, pool: VulkanKVPool, addend: Addend | None
+) -> Iterator[Dispatch]:
+    qkv, splits = places.workspace.view("qkv"), places.workspace.view("splits")
+    yield _norm(block, places, spec.norm, _outputs(block, "qkv", places), addend)
+    yield from _product(block, "qkv", places, "normed", qkv, (spec.heads + 2 * spec.kv_heads) * spec.head_dim)
     shape = (pool.group.index, spec.kv_heads, pool.group.page_size, pool.chunk_pages)
     pages = pool.chunks(spec.layer)
     assert block.vectors is not None
@@ -111,97 +145,111 @@ def _attention(spec: AttentionSpec, block: VulkanBlock, places: Places, pool: Vu
     )
     uses = [Use(0, places.step), Use(1, qkv, "both"), Use(2, block.vectors.view)]
     uses += [Use(3 + index, view, "both") for index, view in enumerate(pages)]
-    yield Dispatch("heads", constants, tuple(uses), push(*values), Grid(spec.heads + 2 * spec.kv_heads))
-    uses = [Use(0, places.step), Use(1, qkv), Use(2, attended, "write")]
+    yield Dispatch("heads", (LANES, *pool.constants), tuple(uses), push(*values), Grid(spec.heads + 2 * spec.kv_heads))
+    split = places.row_bucket <= SPLIT_ROWS
+    slots, window = MAX_SPLITS if split else 1, spec.window or 0
+    heads = heads_together(spec.heads // spec.kv_heads)
+    # In prefill two times 64 lanes share the queries.
+    rows = 1 if split else _QUERIES // heads // 2 * 2
+    lanes = LANES if split else 2 * LANES
+    uses = [Use(0, places.step), Use(1, qkv), Use(2, splits, "both")]
     uses += [Use(3 + index, view) for index, view in enumerate(pages)]
-    stride = padded(spec.heads * spec.head_dim)
-    reach = (*shape, spec.heads, stride, spec.window or 0, float(spec.scale), float(spec.softcap or 0))
-    yield Dispatch("attention", constants, tuple(uses), push(*reach), Grid(spec.heads))
-    yield from _output(block, "o", places, attended, "o_bias", spec.post_norm)
+    reach = (*shape, spec.heads, slots, window, float(spec.scale), float(spec.softcap or 0))
+    grid = Grid(spec.heads // heads, rows, each=rows > 1, splits=window if split else None)
+    yield Dispatch("attention", (lanes, *pool.constants, heads, rows, int(split)), tuple(uses), push(*reach), grid)
+    outputs, width = _outputs(block, "o", places), spec.heads * spec.head_dim
+    uses = [Use(0, places.step), Use(1, splits), *_targets(places, "attended", outputs)]
+    merged = (spec.heads, spec.head_dim, slots, window, outputs)
+    yield Dispatch("combine", (ROW_LANES,), tuple(uses), push(*merged), Grid(_groups(padded(width) // 4, ROW_LANES)))
+    yield from _output(block, "o", places, "attended")
 
 
-def _ffn(spec: FFNSpec, block: VulkanBlock, places: Places) -> Iterator[Dispatch]:
-    normed, gate_up, gated = (places.workspace.view(name, spec) for name in ("normed", "gate_up", "gated"))
-    yield _norm(block, places, spec.norm, normed)
-    yield from _quantize(block, ("gate", "up"), places, normed)
-    yield from _product(block, "gate", places, normed, gate_up, 2 * spec.ffn)
-    yield from _product(block, "up", places, normed, gate_up, 2 * spec.ffn, first=spec.ffn)
-    uses = (Use(0, places.step), Use(1, gate_up), Use(2, gated, "write"))
-    values = (spec.ffn, padded(spec.ffn), int(spec.activation == "gelu_tanh"))
-    yield Dispatch("gated", (LANES,), uses, push(*values), Grid(_groups(spec.ffn, LANES)))
-    yield from _output(block, "down", places, gated, None, spec.post_norm)
+def heads_together(group: int) -> int:
+    """Query heads of one KV head that a workgroup of attention.comp takes, of `group`."""
+    return max(count for count in range(1, _QUERIES // 2 + 1) if group % count == 0)
 
 
-def _output(
-    block: VulkanBlock, role: str, places: Places, x: View, bias: str | None, post_norm: NormSpec | None
-) -> Iterator[Dispatch]:
-    """The block's last product: added to the residual stream, or for a slice put bare into its partials."""
+def _ffn(spec: FFNSpec, block: VulkanBlock, places: Places, addend: Addend | None) -> Iterator[Dispatch]:
+    gate_up = places.workspace.view("gate_up")
+    yield _norm(block, places, spec.norm, _outputs(block, "gate_up", places), addend)
+    yield from _product(block, "gate_up", places, "normed", gate_up, 2 * spec.ffn)
+    outputs = _outputs(block, "down", places)
+    uses = (Use(0, places.step), Use(1, gate_up), *_targets(places, "gated", outputs))
+    values = (spec.ffn, outputs, int(spec.activation == "gelu_tanh"))
+    yield Dispatch("gated", (ROW_LANES,), uses, push(*values), Grid(_groups(padded(spec.ffn) // 4, ROW_LANES)))
+    yield from _output(block, "down", places, "gated")
+
+
+def _output(block: VulkanBlock, name: str, places: Places, x: str) -> Iterator[Dispatch]:
+    """The block's last product: of a slice into its partials."""
     hidden = block.work.hidden
-    yield from _quantize(block, (role,), places, x)
     if block.slice is not None:
         first = block.slice.index * places.rows * hidden
-        yield from _product(block, role, places, x, places.partials, hidden, first=first, columns=False)
-        return
-    product = places.workspace.view("product", block.work)
-    yield from _product(block, role, places, x, product, hidden)
-    yield _residual(block, places, product, 1, 0, bias, post_norm)
+        yield from _product(block, name, places, x, places.partials, hidden, first=first, columns=False)
+    else:
+        yield from _product(block, name, places, x, places.workspace.view("product"), hidden)
 
 
-def _norm(block: VulkanBlock, places: Places, norm: NormSpec, normed: View, *, sampled: bool = False) -> Dispatch:
-    assert block.vectors is not None
-    hidden = block.work.hidden
-    uses = (Use(0, places.step), Use(1, places.hidden), Use(2, block.vectors.view), Use(3, normed, "write"))
-    values = (hidden, padded(hidden), block.vectors.at["norm"], int(sampled), float(norm.eps))
-    return Dispatch("norm", (LANES,), uses, push(*values), Grid(1, sampled=sampled))
+def _output_addend(block: VulkanBlock, places: Places, bias: str | None, post_norm: NormSpec | None) -> Addend | None:
+    """What `_output` leaves to be added: of a slice nothing."""
+    if block.slice is not None:
+        return None
+    return Addend(block, places.workspace.view("product"), 1, 0, bias, post_norm)
 
 
-def _residual(
+def _norm(
     block: VulkanBlock,
     places: Places,
-    parts: View,
-    count: int,
-    stride: int,
-    bias: str | None,
-    post_norm: NormSpec | None,
+    norm: NormSpec | None,
+    outputs: int,
+    addend: Addend | None,
+    *,
+    sampled: bool = False,
 ) -> Dispatch:
-    # A block without vectors of its own still binds something there.
-    vectors = block.vectors.view if block.vectors else places.step
+    """hidden += addend, then its norm for the product that follows; without `norm` only the first."""
+    # Something must be bound where nothing is used.
+    nothing = places.step
     at = block.vectors.at if block.vectors else {}
-    values = (
-        block.work.hidden,
-        count,
-        stride,
-        at.get(bias, NONE) if bias else NONE,
-        at["post_norm"] if post_norm else NONE,
-        float(post_norm.eps) if post_norm else 0.0,
-    )
-    uses = (Use(0, places.step), Use(1, parts), Use(2, vectors), Use(3, places.hidden, "both"))
-    return Dispatch("residual", (LANES,), uses, push(*values), Grid(1))
+    uses = [Use(0, places.step), Use(1, places.hidden, "both" if addend else "read")]
+    uses += [Use(2, block.vectors.view if block.vectors else nothing), *_targets(places, "normed", outputs)]
+    added: tuple[int | float, ...] = (0, 0, NONE, NONE, 0.0)
+    if addend is not None:
+        vectors = addend.block.vectors
+        places_of = vectors.at if vectors else {}
+        post = addend.post_norm
+        added = (
+            addend.count,
+            addend.stride,
+            places_of.get(addend.bias, NONE) if addend.bias else NONE,
+            places_of["post_norm"] if post else NONE,
+            float(post.eps) if post else 0.0,
+        )
+        uses += [Use(5, addend.parts), Use(6, vectors.view if vectors else nothing)]
+    else:
+        uses += [Use(5, nothing), Use(6, nothing)]
+    normed = (at["norm"], float(norm.eps)) if norm else (NONE, 0.0)
+    values = (block.work.hidden, *added, *normed, int(sampled), outputs)
+    return Dispatch("norm", (ROW_LANES,), tuple(uses), push(*values), Grid(1, sampled=sampled))
 
 
-def _integer(matrix: Matrix, places: Places) -> bool:
-    """Whether a product takes 8-bit activations: with quantized weights, where the device has integer dots."""
-    return places.integer_dot and matrix.type.block > 1
+def _outputs(block: VulkanBlock, name: str, places: Places, bucket: int | None = None) -> int:
+    """In which forms a product wants its rows. bucket: of rows, None for the step's."""
+    forms = [places.kernels.forms(matrix, bucket or places.row_bucket) for matrix in block.matrices[name]]
+    return (_AS_FLOAT if any(form[0] for form in forms) else 0) | (_AS_BYTES if any(form[1] for form in forms) else 0)
 
 
-def _quantize(
-    block: VulkanBlock, roles: tuple[str, ...], places: Places, x: View, *, sampled: bool = False
-) -> Iterator[Dispatch]:
-    """Makes the rows of x 8-bit, if the product of one of the roles wants them so."""
-    matrices = [block.matrices[role] for role in roles if _integer(block.matrices[role], places)]
-    if matrices:
-        blocks, columns = matrices[0].blocks, matrices[0].columns
-        target = places.workspace.view("quantized", block.work)
-        uses = (Use(0, places.step), Use(1, x), Use(2, target, "write"))
-        values = (blocks, quantized_words(columns), int(sampled))
-        yield Dispatch("quantize", (LANES,), uses, push(*values), Grid(_groups(blocks, LANES), sampled=sampled))
+def _targets(places: Places, name: str, outputs: int) -> list[Use]:
+    """Where quantize.glsl stores."""
+    floats = Use(3, places.workspace.view(name), "write") if outputs & _AS_FLOAT else Use(3, places.step)
+    quantized = Use(4, places.workspace.view("quantized"), "write") if outputs & _AS_BYTES else Use(4, places.step)
+    return [floats, quantized]
 
 
 def _product(
     block: VulkanBlock,
-    role: str,
+    name: str,
     places: Places,
-    x: View,
+    x: str,
     y: View,
     stride: int,
     *,
@@ -210,31 +258,26 @@ def _product(
     softcap: float = 0.0,
     columns: bool = True,
 ) -> Iterator[Dispatch]:
-    """y[:, first : first + outputs] = x W for the role's W, rows of y `stride` apart. columns: `first` is in a row."""
-    matrix = block.matrices[role]
-    tile = places.sample_tile if sampled else places.row_tile
-    shader, x_stride = "product", matrix.blocks * 8
-    if not _integer(matrix, places):
-        tile = min(tile, FLOAT_ROWS)
-    else:
-        shader, x_stride = "product_int", quantized_words(matrix.columns)
-        x = places.workspace.view("quantized", block.work)
-    for chunk in matrix.chunks:
-        start = first + chunk.first
-        written = (start, start + chunk.rows) if columns else None
-        uses = (Use(0, places.step), Use(1, chunk.view), Use(2, x), Use(3, y, "write", written))
-        values = (
-            matrix.blocks,
-            chunk.rows,
-            matrix.row_words,
-            x_stride,
-            stride,
-            start,
-            int(sampled),
-            float(softcap),
-        )
-        grid = Grid(_groups(chunk.rows, GROUP_OUTPUTS), tile, sampled)
-        yield Dispatch(shader, (LANES, matrix.type.ggml_id, tile), uses, push(*values), grid)
+    """y[:, first : first + outputs] = x W, rows of y `stride` apart. columns: `first` is in a row."""
+    workspace = places.workspace
+    bucket = places.sample_bucket if sampled else places.row_bucket
+    for matrix in block.matrices[name]:
+        as_float, as_bytes = places.kernels.forms(matrix, bucket)
+        quantized = workspace.view("quantized") if as_bytes else places.step
+        source = workspace.view(x) if as_float else quantized
+        for each in products(places.kernels, matrix, bucket, sampled):
+            start = first + each.chunk.first
+            written = (start, start + each.chunk.rows) if columns else None
+            uses = (
+                Use(0, places.step),
+                Use(1, each.chunk.view),
+                Use(2, source),
+                Use(3, y, "write", written),
+                Use(4, quantized),
+            )
+            values = push(*each.values, stride, start, int(sampled), softcap)
+            yield Dispatch(each.shader, each.constants, uses, values, each.grid)
+        first += matrix.rows
 
 
 def _groups(count: int, size: int) -> int:

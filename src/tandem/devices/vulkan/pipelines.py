@@ -38,6 +38,8 @@ class Pipelines:
         entry_point = ffi.new("char[]", b"main")
         stage = struct(
             "VkPipelineShaderStageCreateInfo",
+            # Whoever uses cooperative matrices must ask for whole subgroups.
+            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if shader == "product_matrix" else 0,
             stage=vk.SHADER_STAGE_COMPUTE,
             module=self._module(shader),
             pName=entry_point,

@@ -30,13 +30,16 @@ class MemoryType:
 
 @dataclass(frozen=True, slots=True)
 class CooperativeMatrix:
-    """One shape that the device multiplies in a subgroup: [m, k] by [k, n], element types by name."""
+    """One shape that the device multiplies: [m, k] by [k, n], element types by name. subgroup: by one subgroup."""
 
     m: int
     n: int
     k: int
     a: str
+    b: str
+    c: str
     result: str
+    subgroup: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Features:
     integer_dot: bool
     storage_16bit: bool
     float16: bool
+    memory_model: bool
+    full_subgroups: bool
     timeline_semaphore: bool
     memory_budget: bool
     external_host_memory: bool
@@ -200,18 +205,21 @@ def memory_of(handle: Any, extensions: frozenset[str]) -> tuple[tuple[Heap, ...]
 
 
 def _features(instance: Instance, handle: Any, extensions: frozenset[str]) -> Features:
-    half, storage, dot, timeline, matrix = (
+    half, storage, dot, timeline, memory, full, matrix = (
         struct(name)
         for name in (
             "VkPhysicalDeviceShaderFloat16Int8Features",
             "VkPhysicalDevice16BitStorageFeatures",
             "VkPhysicalDeviceShaderIntegerDotProductFeatures",
             "VkPhysicalDeviceTimelineSemaphoreFeatures",
+            "VkPhysicalDeviceVulkanMemoryModelFeatures",
+            "VkPhysicalDeviceSubgroupSizeControlFeatures",
             "VkPhysicalDeviceCooperativeMatrixFeaturesKHR",
         )
     )
-    chain = [half, storage, timeline]
+    chain = [half, storage, timeline, memory]
     chain += [dot] if "VK_KHR_shader_integer_dot_product" in extensions else []
+    chain += [full] if "VK_EXT_subgroup_size_control" in extensions else []
     chain += [matrix] if "VK_KHR_cooperative_matrix" in extensions else []
     features = chained("VkPhysicalDeviceFeatures2", chain)
     library().vkGetPhysicalDeviceFeatures2(handle, features)
@@ -219,6 +227,8 @@ def _features(instance: Instance, handle: Any, extensions: frozenset[str]) -> Fe
         integer_dot=bool(dot.shaderIntegerDotProduct),
         storage_16bit=bool(storage.storageBuffer16BitAccess),
         float16=bool(half.shaderFloat16),
+        memory_model=bool(memory.vulkanMemoryModel and memory.vulkanMemoryModelDeviceScope),
+        full_subgroups=bool(full.computeFullSubgroups),
         timeline_semaphore=bool(timeline.timelineSemaphore),
         memory_budget="VK_EXT_memory_budget" in extensions,
         external_host_memory="VK_EXT_external_memory_host" in extensions,
@@ -231,8 +241,10 @@ def _matrix_shapes(instance: Instance, handle: Any) -> tuple[CooperativeMatrix, 
         each.sType = vk.SType.VkCooperativeMatrixPropertiesKHR
 
     def convert(each: Any) -> CooperativeMatrix:
-        a, result = (vk.COMPONENT_TYPES.get(kind, "other") for kind in (each.AType, each.ResultType))
-        return CooperativeMatrix(each.MSize, each.NSize, each.KSize, a, result)
+        kinds = (each.AType, each.BType, each.CType, each.ResultType)
+        a, b, c, result = (vk.COMPONENT_TYPES.get(kind, "other") for kind in kinds)
+        subgroup = each.scope == vk.SCOPE_SUBGROUP
+        return CooperativeMatrix(each.MSize, each.NSize, each.KSize, a, b, c, result, subgroup)
 
     shapes = listed(
         instance.function("vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"),

@@ -58,7 +58,8 @@ class Costs:
         self._matrices: dict[View, tuple[Matrix, int]] = {
             chunk.view: (matrix, chunk.rows)
             for block in blocks
-            for matrix in block.matrices.values()
+            for each in block.matrices.values()
+            for matrix in each
             for chunk in matrix.chunks
         }
         self._pages = {
@@ -106,7 +107,9 @@ def block_label(spec: BlockSpec) -> str:
 
 
 def variant(dispatch: Dispatch) -> str:
-    """A shader's specialization for a reader: of products the weights' type and how many rows they take at once."""
+    """A shader's specialization for a reader: of products the weights' type, then the rows and outputs that they take
+    at once and the lanes that share an output, or the shape of cooperative matrices.
+    """
     values = list(dispatch.constants[1:])
     if values and dispatch.shader.startswith(("product", "embed")):
         names = {kind.ggml_id: kind.name for kind in TensorType}

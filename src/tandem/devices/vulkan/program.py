@@ -11,7 +11,7 @@ from tandem._native import Timeline
 from tandem.devices.base import Event, KernelTime, StepBuffers
 from tandem.devices.batch import Batch
 from tandem.devices.lane import Lane
-from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, HeadSpec
+from tandem.devices.spec import CombineSpec, EmbedSpec, HeadSpec
 from tandem.devices.vulkan.blocks import VulkanBlock
 from tandem.devices.vulkan.check import check_asks, check_batch
 from tandem.devices.vulkan.context import Context
@@ -19,15 +19,14 @@ from tandem.devices.vulkan.dispatch import Dispatch, Table, grids
 from tandem.devices.vulkan.head import Head
 from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
-from tandem.devices.vulkan.operations import Places, block_dispatches, copy_rows
+from tandem.devices.vulkan.operations import Places, copy_rows, program_dispatches
 from tandem.devices.vulkan.pipelines import Pipelines
-from tandem.devices.vulkan.profile import Costs, Timestamps, block_label, variant
+from tandem.devices.vulkan.products import Kernels, bucket_of
+from tandem.devices.vulkan.profile import Costs, Timestamps, variant
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.workspace import Workspace
 
-# The row-count buckets: a step takes the first that holds its rows, or the last.
-TILES = (1, 4, 8, 16)
 _TABLE_ENTRIES = 64
 
 
@@ -51,6 +50,7 @@ class Machine:
     workspace: Workspace
     shared: SharedArrays
     lane: Lane
+    kernels: Kernels
     steps: dict[int, StepData] = field(default_factory=dict)
 
     def step_data(self, size: int) -> StepData:
@@ -136,7 +136,7 @@ class VulkanProgram:
     def _run_timed(self, batch: Batch) -> list[KernelTime]:
         self._check(batch)
         machine, step = self._machine, self._step_data(batch)
-        dispatches = self._dispatches(_tile(batch.n_rows), _tile(batch.n_samples), step)
+        dispatches = self._dispatches(bucket_of(batch.n_rows), bucket_of(batch.n_samples), step)
         found = grids(dispatches)
         timestamps = Timestamps(machine.context, len(dispatches))
         try:
@@ -160,7 +160,7 @@ class VulkanProgram:
         try:
             self._check(batch)
             step = self._step_data(batch)
-            recording, table = self._recording(_tile(batch.n_rows), _tile(batch.n_samples), step)
+            recording, table = self._recording(bucket_of(batch.n_rows), bucket_of(batch.n_samples), step)
             self._fill(step, batch, table)
             if events and not self._copies_in(batch):
                 submitted = queue.submit(recording.commands, held=True)
@@ -214,8 +214,8 @@ class VulkanProgram:
             self._recordings.clear()
         return step
 
-    def _recording(self, row_tile: int, sample_tile: int, step: StepData) -> tuple[Recording, Table]:
-        key = (row_tile, sample_tile if self._head else 1)
+    def _recording(self, row_bucket: int, sample_bucket: int, step: StepData) -> tuple[Recording, Table]:
+        key = (row_bucket, sample_bucket if self._head else 1)
         if key not in self._recordings:
             dispatches = self._dispatches(*key, step)
             found = grids(dispatches)
@@ -226,7 +226,7 @@ class VulkanProgram:
             self._recordings[key] = (recording, Table(found))
         return self._recordings[key]
 
-    def _dispatches(self, row_tile: int, sample_tile: int, step: StepData) -> list[Dispatch]:
+    def _dispatches(self, row_bucket: int, sample_bucket: int, step: StepData) -> list[Dispatch]:
         resident = self._machine.workspace.resident
         hidden = resident or self._hidden.view
         nowhere = step.batch
@@ -239,17 +239,14 @@ class VulkanProgram:
             slots=self._slots.view if self._slots else nowhere,
             slot_count=self._slot_count,
             rows=self._partial_rows,
-            row_tile=row_tile,
-            sample_tile=sample_tile,
-            integer_dot=self._machine.context.gpu.features.integer_dot,
+            row_bucket=row_bucket,
+            sample_bucket=sample_bucket,
+            kernels=self._machine.kernels,
         )
         dispatches = []
         if resident and self._reads_hidden:
             dispatches.append(copy_rows(places, self._hidden.view, hidden, self._width))
-        for block in self._blocks:
-            pool = self._pools[block.work.layer] if isinstance(block.work, AttentionSpec) else None
-            label = block_label(block.work)
-            dispatches += [replace(each, block=label) for each in block_dispatches(block, places, pool)]
+        dispatches += program_dispatches(self._blocks, places, self._pools)
         if self._head is not None:
             dispatches += [replace(each, block="sampling") for each in self._head.dispatches(step.batch)]
         if resident and self._writes_hidden:
@@ -263,12 +260,7 @@ class VulkanProgram:
         wants: frozenset[str] = frozenset()
         if self._head is not None:
             wants = self._head.ask(batch)
-        groups = table.groups(batch.n_rows, batch.n_samples, wants)
+        groups = table.groups(batch, wants)
         start = step.table.offset
         mapped[start : start + groups.nbytes] = groups
         self._machine.memory.counters.copied += step.size * 4 + groups.nbytes
-
-
-def _tile(count: int) -> int:
-    """The bucket of a count of rows or samples: how many of them a product takes at once."""
-    return next((tile for tile in TILES if count <= tile), TILES[-1])

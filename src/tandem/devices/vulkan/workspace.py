@@ -8,19 +8,21 @@ from tandem._native import Timeline
 from tandem.devices.base import Event
 from tandem.devices.lane import Lane
 from tandem.devices.spec import AttentionSpec, BlockSpec, FFNSpec, HeadSpec
+from tandem.devices.vulkan.dispatch import MAX_SPLITS, SPLIT_ROWS
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.packing import BLOCK, blocks_of
 from tandem.devices.vulkan.sampling import scratch_bytes
 
 
 def padded(width: int) -> int:
-    """Elements of a row that feeds a product: whole blocks; the padding stays zero."""
+    """Elements of a row that feeds a product: whole blocks, padded with zeros."""
     return -(-width // BLOCK) * BLOCK
 
 
 def quantized_words(width: int) -> int:
-    """Words of a row of 8-bit activations: quantize.comp's integers, scales and sums."""
-    return -(-10 * blocks_of(width) // 4) * 4
+    """Words of a row of 8-bit activations: integers, scales, sums and bounds, as quantize.glsl lays them out."""
+    blocks = blocks_of(width)
+    return -(-(10 * blocks + -(-blocks // 32)) // 4) * 4
 
 
 def widths(spec: BlockSpec) -> dict[str, int]:
@@ -49,25 +51,29 @@ def widths(spec: BlockSpec) -> dict[str, int]:
             return {}
 
 
+def split_words(spec: AttentionSpec, rows: int) -> int:
+    """Words of what attention keeps of each head and split: its values, their weights' sum and the largest score."""
+    return spec.heads * (spec.head_dim + 2) * max(rows, min(rows, SPLIT_ROWS) * MAX_SPLITS)
+
+
 def sizes(specs: Iterable[BlockSpec], rows: int, samples: int, *, resident: bool) -> dict[str, int]:
-    """Bytes of each scratch buffer for programs of these blocks. Buffers of one width are not one buffer: what pads a
-    row must never have been written. resident: the residual stream lives here, too, and logits to pick from.
+    """Bytes of each scratch buffer for programs of these blocks. resident: the residual stream lives here, too, and
+    logits to pick from.
     """
     needed: dict[str, int] = {}
     for spec in specs:
-        count = rows
+        count = samples if isinstance(spec, HeadSpec) else rows
+        scratch = {name: 4 * count * width for name, width in widths(spec).items()}
+        if isinstance(spec, AttentionSpec):
+            scratch["splits"] = 4 * split_words(spec, rows)
         if isinstance(spec, HeadSpec):
-            count = samples
-            scratch = scratch_bytes(spec, samples)
+            scratch |= scratch_bytes(spec, samples)
             if resident:
                 scratch["logits"] = 4 * samples * spec.vocab
-            for name, size in scratch.items():
-                needed[name] = max(needed.get(name, 0), rounded(size))
         if resident:
-            needed["resident"] = max(needed.get("resident", 0), rounded(4 * rows * spec.hidden))
-        for name, width in widths(spec).items():
-            key = f"{name}/{width}" if name in ("normed", "attended", "gated") else name
-            needed[key] = max(needed.get(key, 0), rounded(4 * count * width))
+            scratch["resident"] = 4 * rows * spec.hidden
+        for name, size in scratch.items():
+            needed[name] = max(needed.get(name, 0), rounded(size))
     return needed
 
 
@@ -102,13 +108,8 @@ class Workspace:
             if name not in self._buffers:
                 self._buffers[name] = self._memory.device(size)
 
-    def view(self, name: str, spec: BlockSpec) -> View:
-        """A buffer that `reserve` made for this block."""
-        key = f"{name}/{widths(spec)[name]}" if name in ("normed", "attended", "gated") else name
-        return self._buffers[key].all()
-
-    def scratch(self, name: str) -> View:
-        """One of a head's, as `scratch_bytes` names them."""
+    def view(self, name: str) -> View:
+        """A buffer that `reserve` made."""
         return self._buffers[name].all()
 
     @property

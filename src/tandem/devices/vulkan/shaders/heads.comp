@@ -64,6 +64,12 @@ void main() {
     }
     uint kv_head = (index - heads) % kv.kv_heads;
     uint page = page_of(kv, row_sequence(row), position);
-    uvec2 place = kv_place(kv, page, value ? 1 : 0, kv_head, position);
-    for (uint i = lane; i < HEAD_DIM / 2; i += LANES) set_kv_pair(place, i, vec2(head[2 * i], head[2 * i + 1]));
+    uvec3 place = kv_place(kv, page, value ? 1 : 0, kv_head, position);
+    for (uint i = lane; i < HEAD_DIM / 4; i += LANES) {
+        vec4 values = vec4(head[4 * i], head[4 * i + 1], head[4 * i + 2], head[4 * i + 3]);
+        float largest = 0;
+        if (KV_TYPE == KV_Q8_0)
+            for (uint e = i / 8 * 32; e < i / 8 * 32 + 32; ++e) largest = max(largest, abs(head[e]));
+        set_kv_quad(place, i, values, largest);
+    }
 }

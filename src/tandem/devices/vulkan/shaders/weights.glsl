@@ -59,21 +59,23 @@ uvec2 high_bits(uint row, uint block, uint blocks, uint w) {
     return uvec2(0);
 }
 
+// Eight values of an F16 or BF16 matrix.
+void unpack_16bit(uvec4 q, out vec4 first, out vec4 second) {
+    if (TYPE == F16) {
+        first = vec4(unpackHalf2x16(q.x), unpackHalf2x16(q.y));
+        second = vec4(unpackHalf2x16(q.z), unpackHalf2x16(q.w));
+    } else {
+        first = uintBitsToFloat(uvec4(q.x << 16, q.x & 0xffff0000u, q.y << 16, q.y & 0xffff0000u));
+        second = uintBitsToFloat(uvec4(q.z << 16, q.z & 0xffff0000u, q.w << 16, q.w & 0xffff0000u));
+    }
+}
+
 // The 32 values of one block; `row` is the row's first word, a multiple of 4.
 void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
     if (TYPE == F32) {
         for (uint i = 0; i < 8; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + i]);
     } else if (TYPE == F16 || TYPE == BF16) {
-        for (uint i = 0; i < 4; ++i) {
-            uvec4 q = quads[row / 4 + block * 4 + i];
-            if (TYPE == F16) {
-                v[2 * i] = vec4(unpackHalf2x16(q.x), unpackHalf2x16(q.y));
-                v[2 * i + 1] = vec4(unpackHalf2x16(q.z), unpackHalf2x16(q.w));
-            } else {
-                v[2 * i] = uintBitsToFloat(uvec4(q.x << 16, q.x & 0xffff0000u, q.y << 16, q.y & 0xffff0000u));
-                v[2 * i + 1] = uintBitsToFloat(uvec4(q.z << 16, q.z & 0xffff0000u, q.w << 16, q.w & 0xffff0000u));
-            }
-        }
+        for (uint i = 0; i < 4; ++i) unpack_16bit(quads[row / 4 + block * 4 + i], v[2 * i], v[2 * i + 1]);
     } else {
         vec4 factors = block_factors(row, block, blocks);
         if (TYPE == Q8_0) {
@@ -89,6 +91,30 @@ void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
                 v[w] = unsigned_bytes((q[w] & 0x0f0f0f0fu) | high.x) * factors.x + factors.y;
                 v[w + 4] = unsigned_bytes((q[w] >> 4 & 0x0f0f0f0fu) | high.y) * factors.z + factors.w;
             }
+        }
+    }
+}
+
+// Half of what `unpack_block` gives: elements 16 * part and on.
+void unpack_half(uint row, uint block, uint blocks, uint part, out vec4 v[4]) {
+    if (TYPE == F32) {
+        for (uint i = 0; i < 4; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + part * 4 + i]);
+        return;
+    }
+    if (TYPE == F16 || TYPE == BF16) {
+        for (uint i = 0; i < 2; ++i) unpack_16bit(quads[row / 4 + block * 4 + part * 2 + i], v[2 * i], v[2 * i + 1]);
+        return;
+    }
+    vec4 factors = block_factors(row, block, blocks);
+    vec2 factor = part == 0 ? factors.xy : factors.zw;
+    uvec4 q = quads[row / 4 + (TYPE == Q8_0 ? block * 2 + part : block)];
+    for (uint w = 0; w < 4; ++w) {
+        if (TYPE == Q8_0) {
+            v[w] = signed_bytes(q[w]) * factor.x;
+        } else {
+            uvec2 high = high_bits(row, block, blocks, w);
+            uint bits = (q[w] >> 4 * part & 0x0f0f0f0fu) | (part == 0 ? high.x : high.y);
+            v[w] = unsigned_bytes(bits) * factor.x + factor.y;
         }
     }
 }

@@ -1,0 +1,94 @@
+"""Which kernel multiplies: by weight type, by the rows of a step, and by what the device has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tandem.devices.vulkan.dispatch import LANES, Grid
+from tandem.devices.vulkan.matrices import Chunk, Matrix
+from tandem.devices.vulkan.workspace import padded, quantized_words
+from tandem.weights.tensor import TensorType
+
+# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once.
+MOST_ROWS, MANY_ROWS = 16, 1 << 16
+BUCKETS = (1, 2, 4, 6, 8, 12, MOST_ROWS, 64, MANY_ROWS)
+# Lanes that share an output in product.comp and product_int.comp: all of a workgroup where few outputs have long sums,
+# for which the GPU would otherwise have too little to do at once.
+SHARE = 16
+_THIN_OUTPUTS, _LONG_BLOCKS = 8192, 128
+
+
+# Rows and outputs of a workgroup of product_tile.comp and product_tile_float.comp, and of product_matrix.comp.
+_TILE, _TILE_LANES = (64, 64), 256
+_MATRIX_TILE, _MATRIX_SUBGROUPS = (128, 64), 4
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a device multiplies with. deterministic: sums in one order, however many rows there are.
+
+    matrix_shape: of cooperative matrices, where there are some; subgroup: lanes of one.
+    """
+
+    integer_dot: bool
+    deterministic: bool
+    matrix_shape: tuple[int, int, int] | None
+    subgroup: int
+
+    def forms(self, matrix: Matrix, bucket: int) -> tuple[bool, bool]:
+        """Whether the product takes float32 rows, and 8-bit ones."""
+        kind = self.shader(matrix, bucket)
+        quantized = self.integer_dot and matrix.type.block > 1
+        return not quantized, quantized or kind == "product_matrix"
+
+    def shader(self, matrix: Matrix, bucket: int) -> str:
+        """The shader."""
+        quantized = self.integer_dot and matrix.type.block > 1
+        many = bucket > MOST_ROWS and not self.deterministic
+        if many and self.matrix_shape and (quantized or matrix.type is TensorType.F16):
+            return "product_matrix"
+        if many:
+            return "product_tile" if quantized else "product_tile_float"
+        return "product_int" if quantized else "product"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One dispatch of a product. values: its first push constants."""
+
+    shader: str
+    constants: tuple[int, ...]
+    grid: Grid
+    values: tuple[int, ...]
+    chunk: Chunk
+
+
+def bucket_of(count: int) -> int:
+    """The bucket of a count of rows or samples."""
+    return next(bucket for bucket in BUCKETS if count <= bucket)
+
+
+def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool) -> Iterator[Product]:
+    """The dispatches that multiply with a matrix: one for each of its bindings."""
+    shader = kernels.shader(matrix, bucket)
+    kind = matrix.type.ggml_id
+    as_float = shader in ("product", "product_tile_float")
+    stride = padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)
+    if shader == "product_matrix":
+        assert kernels.matrix_shape is not None
+        rows, outputs = _MATRIX_TILE
+        constants: tuple[int, ...] = (_MATRIX_SUBGROUPS * kernels.subgroup, kind, *kernels.matrix_shape)
+    elif shader.startswith("product_tile"):
+        rows, outputs = _TILE
+        constants = (_TILE_LANES, kind)
+    else:
+        rows = min(bucket, MOST_ROWS)
+        each = 2 if shader == "product_int" and bucket > MOST_ROWS else 1
+        thin = matrix.rows < _THIN_OUTPUTS and matrix.blocks >= _LONG_BLOCKS
+        share = LANES if thin else SHARE
+        outputs = LANES // share * each
+        constants = (LANES, kind, rows, each, share)
+    for chunk in matrix.chunks:
+        grid = Grid(-(-chunk.rows // outputs), rows, sampled)
+        yield Product(shader, constants, grid, (matrix.blocks, chunk.rows, matrix.row_words, stride), chunk)

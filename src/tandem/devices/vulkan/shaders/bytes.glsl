@@ -1,0 +1,41 @@
+// Quantized weights as bytes, for exact integer dots with 8-bit activations.
+
+// What quants are stored above, where that is one number for the whole type.
+const int ZERO = TYPE == Q4_0 ? 8 : TYPE == Q5_0 ? 16 : TYPE == Q6_K ? 32 : 0;
+const bool HAS_MINIMUM = TYPE == Q4_1 || TYPE == Q5_1 || TYPE == Q4_K || TYPE == Q5_K;
+
+// OpSDot of four packed signed bytes (SPV_KHR_integer_dot_product).
+spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6018, 6019], id = 4450)
+int packed_dot(uint a, uint b, spirv_literal int format);
+
+int dot_quad(uvec4 a, uvec4 b) {
+    return packed_dot(a.x, b.x, 0) + packed_dot(a.y, b.y, 0) + packed_dot(a.z, b.z, 0) + packed_dot(a.w, b.w, 0);
+}
+
+// A block's quants as stored: elements 0..15 and 16..31.
+void unpack_bytes(uint row, uint block, uint blocks, out uvec4 low, out uvec4 high) {
+    if (TYPE == Q8_0) {
+        low = quads[row / 4 + block * 2];
+        high = quads[row / 4 + block * 2 + 1];
+        return;
+    }
+    uvec4 packed = quads[row / 4 + block];
+    low = packed & 0x0f0f0f0fu;
+    high = packed >> 4 & 0x0f0f0f0fu;
+    for (uint w = 0; w < 4; ++w) {
+        uvec2 bits = high_bits(row, block, blocks, w);
+        low[w] |= bits.x;
+        high[w] |= bits.y;
+    }
+}
+
+// One block's part of an output: dots over its halves, the weights' factors, the activations' scale and sums.
+float block_value(int low, int high, vec4 factors, ivec2 totals) {
+    low -= ZERO * totals.x;
+    high -= ZERO * totals.y;
+    precise float value = TYPE == Q6_K ? fma(factors.x, float(low), factors.z * float(high)) : factors.x * float(low + high);
+    if (HAS_MINIMUM) value = fma(factors.y, float(totals.x + totals.y), value);
+    return value;
+}
+
+ivec2 halves(uint packed) { return ivec2(int(packed) << 16, int(packed)) >> 16; }

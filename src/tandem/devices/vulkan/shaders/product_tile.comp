@@ -1,0 +1,92 @@
+// product_int.comp for many rows: a workgroup of 16 x 16 lanes makes 64 outputs of 64 rows, whose weights and activations
+// it keeps in shared memory two blocks at a time. Each output adds its blocks in order.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_spirv_intrinsics : require
+#include "step.glsl"
+#include "weights.glsl"
+#include "math.glsl"
+#include "bytes.glsl"
+
+layout(set = 0, binding = 2) readonly buffer Words8 { uint q[]; };
+layout(set = 0, binding = 2) readonly buffer Quads8 { uvec4 q4[]; };
+
+#include "product_push.glsl"
+
+const uint TILE = 64, SIDE = 16, EACH = TILE / SIDE, STEP = 2, ITEMS = TILE * STEP;
+
+// [half of the block][block][row]: neighbours in a row of lanes read neighbouring quads.
+shared uvec4 w_bytes[2 * ITEMS];
+shared vec4 w_factors[ITEMS];
+shared uvec4 x_bytes[2 * ITEMS];
+shared vec4 x_factors[ITEMS];  // scale, sums
+
+void main() {
+    uint lane = gl_LocalInvocationID.x;
+    uint count = sampled != 0 ? batch_samples() : batch_rows();
+    uvec2 corner = tile_of_workgroup(TILE, TILE);
+    if (corner.x >= count) return;
+
+    // Half of the lanes bring a block of weights each, half one of activations; the next ones while the last are used.
+    bool brings_weights = lane < ITEMS;
+    uint item = lane % ITEMS, at_row = item / STEP, at_block = item % STEP, place = at_block * TILE + at_row;
+    uint source = brings_weights ? min(corner.y + at_row, outputs - 1) * row_words : min(corner.x + at_row, count - 1) * x_stride;
+    uvec4 low = uvec4(0), high = uvec4(0);
+    vec4 factors = vec4(0);
+    float sums[EACH][EACH];
+    for (uint o = 0; o < EACH; ++o)
+        for (uint r = 0; r < EACH; ++r) sums[o][r] = 0;
+    uint o0 = lane % SIDE, r0 = lane / SIDE;
+
+    for (uint first = 0; first < blocks + STEP; first += STEP) {
+        if (first > 0) {
+            barrier();
+            if (brings_weights) {
+                w_bytes[place] = low;
+                w_bytes[ITEMS + place] = high;
+                w_factors[place] = factors;
+            } else {
+                x_bytes[place] = low;
+                x_bytes[ITEMS + place] = high;
+                x_factors[place] = factors;
+            }
+            barrier();
+        }
+        uint block = first + at_block;
+        if (block < blocks) {
+            if (brings_weights) {
+                unpack_bytes(source, block, blocks, low, high);
+                factors = block_factors(source, block, blocks);
+            } else {
+                uint at = source + blocks * 8 + block * 2;
+                low = q4[source / 4 + block * 2];
+                high = q4[source / 4 + block * 2 + 1];
+                factors = vec4(uintBitsToFloat(q[at]), halves(q[at + 1]), 0);
+            }
+        } else {
+            factors = vec4(0);
+        }
+        if (first == 0) continue;
+        for (uint b = 0; b < STEP; ++b) {
+            uvec4 x_low[EACH], x_high[EACH];
+            vec4 x_factor[EACH];
+            for (uint r = 0; r < EACH; ++r) {
+                uint at = b * TILE + r0 + r * SIDE;
+                x_low[r] = x_bytes[at];
+                x_high[r] = x_bytes[ITEMS + at];
+                x_factor[r] = x_factors[at];
+            }
+            for (uint o = 0; o < EACH; ++o) {
+                uint at = b * TILE + o0 + o * SIDE;
+                uvec4 w_low = w_bytes[at], w_high = w_bytes[ITEMS + at];
+                vec4 w_factor = w_factors[at];
+                for (uint r = 0; r < EACH; ++r) {
+                    int d0 = dot_quad(w_low, x_low[r]), d1 = dot_quad(w_high, x_high[r]);
+                    sums[o][r] = fma(x_factor[r].x, block_value(d0, d1, w_factor, ivec2(x_factor[r].yz)), sums[o][r]);
+                }
+            }
+        }
+    }
+    for (uint r = 0; r < EACH; ++r)
+        for (uint o = 0; o < EACH; ++o) store(corner.x + r0 + r * SIDE, count, corner.y + o0 + o * SIDE, sums[o][r]);
+}
