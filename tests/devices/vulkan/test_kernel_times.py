@@ -22,7 +22,8 @@ def test_kernels_read_each_weight_once(vulkan: VulkanDevice) -> None:
     assert isinstance(program, ProfiledProgram)
     kernels = program.profile(runner._batch)
     assert all(kernel.seconds >= 0 for kernel in kernels) and sum(kernel.seconds for kernel in kernels) > 0
-    labels = list(dict.fromkeys(kernel.block for kernel in kernels))
+    # Across a bus, what carries hidden rows belongs to no block.
+    labels = list(dict.fromkeys(kernel.block for kernel in kernels if kernel.block))
     assert labels[:3] == ["embed", "attention 0", "ffn 0"] and labels[-1] == "head"
     for block in program._blocks[1:3]:
         label = f"{'ffn' if 'gate_up' in block.matrices else 'attention'} 0"
