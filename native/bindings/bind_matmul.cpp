@@ -13,6 +13,7 @@
 #include "kernels/kernels.h"
 #include "kernels/packed_matrix.h"
 #include "src/dequantize.h"
+#include "src/quantized_rows.h"
 
 namespace nb = nanobind;
 
@@ -30,24 +31,6 @@ nb::ndarray<nb::numpy, T, nb::ndim<2>> new_matrix(int64_t rows, int64_t columns,
     return {data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, owner};
 }
 
-// Rows of int8 activations as the kernels read them.
-struct QuantizedRows {
-    std::vector<int8_t> q;
-    std::vector<float> scale;
-    std::vector<int32_t> sum;
-
-    QuantizedRows(const Kernels& kernels, const float* x, int64_t rows, int64_t columns)
-        : q(static_cast<size_t>(rows * q_stride(columns))),
-          scale(static_cast<size_t>(rows * (columns / kBlockColumns))),
-          sum(scale.size()) {
-        const int64_t blocks = columns / kBlockColumns;
-        for (int64_t r = 0; r < rows; ++r) {
-            kernels.quantize_row(x + r * columns, columns, q.data() + r * q_stride(columns),
-                                 scale.data() + r * blocks, sum.data() + r * blocks);
-        }
-    }
-};
-
 auto matmul(const std::string& isa, const PackedMatrix& w, const FloatMatrix& x, int64_t groups_at_once) {
     const auto rows = static_cast<int64_t>(x.shape(0)), columns = static_cast<int64_t>(x.shape(1));
     if (columns != w.columns) {
@@ -59,7 +42,10 @@ auto matmul(const std::string& isa, const PackedMatrix& w, const FloatMatrix& x,
     auto result = new_matrix<float>(rows, w.rows, out);
     {
         nb::gil_scoped_release release;
-        const QuantizedRows quantized(kernels, x.data(), is_quantized(w.type) ? rows : 0, columns);
+        QuantizedRows quantized(is_quantized(w.type) ? rows : 0, columns);
+        if (is_quantized(w.type)) {
+            for (int64_t r = 0; r < rows; ++r) quantized.fill(kernels, r, x.data() + r * columns, columns);
+        }
         const Activations activations{
             x.data(), columns, quantized.q.data(), quantized.scale.data(), quantized.sum.data(), columns};
         const int64_t step = groups_at_once > 0 ? groups_at_once : w.groups;

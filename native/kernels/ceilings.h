@@ -61,15 +61,19 @@ __attribute__((target("avx512bf16"))) inline int64_t probe_bf16(int64_t iteratio
 inline constexpr int64_t kInt8Macs = kChains * 32;
 inline int64_t probe_int8(int64_t iterations) {
     __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2), sums[kChains] = {};
-    const __m256i ones = _mm256_set1_epi16(1);
+    [[maybe_unused]] const __m256i ones = _mm256_set1_epi16(1);
     hide(sums);
     for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 16
         for (int c = 0; c < kChains; ++c) {
+#if defined(TANDEM_VPDPBUSD)
+            asm volatile(TANDEM_VPDPBUSD " %2, %1, %0" : "+x"(sums[c]) : "x"(a), "x"(b));
+#else
             __m256i pairs;
             // Volatile, or all chains would share one product.
             asm volatile("vpmaddubsw %2, %1, %0" : "=x"(pairs) : "x"(a), "x"(b));
             sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(pairs, ones));
+#endif
         }
     }
     for (int c = 1; c < kChains; ++c) sums[0] = _mm256_add_epi32(sums[0], sums[c]);

@@ -20,7 +20,7 @@ enum class KvType : int { kF32 = 0, kF16 = 1, kQ8_0 = 2 };
 struct Activations {
     const float* f32;
     int64_t f32_stride;  // elements between rows
-    const int8_t* q;     // [rows][columns], q_stride(columns) apart
+    const int8_t* q;     // [rows][columns], quantized_stride(columns) apart
     const float* scale;  // [rows][columns / 32]
     const int32_t* sum;  // [rows][columns / 32]
     int64_t columns;
@@ -28,7 +28,7 @@ struct Activations {
 
 // Bytes between the rows of q. A tile reads the same column of many rows at once: were rows a multiple of 1
 // KiB apart, those would share a few sets of the L1 cache and push each other out.
-constexpr int64_t q_stride(int64_t columns) { return columns % 1024 == 0 ? columns + 64 : columns; }
+constexpr int64_t quantized_stride(int64_t columns) { return columns % 1024 == 0 ? columns + 64 : columns; }
 
 // A query's keys are taken in segments of this many positions, starting at multiples of it, that threads may
 // share: a quantity of its own position and window alone, so that its result is. At most kMostSegments.

@@ -1,5 +1,5 @@
-// The same kernels as kernels_avxvnni.cpp in AVX-512 VL's encoding: what tests them on CPUs that have only
-// that.
+// The kernels of kernels_avxvnni.cpp in AVX-512 VL's encoding: for CPUs that lack VBMI, and for testing
+// elsewhere.
 #define TANDEM_ISA vnni256
 #define TANDEM_VPDPBUSD "%{evex%} vpdpbusd"
 #include "kernels/table.h"

@@ -76,7 +76,8 @@ inline void prepare_rows(const Activations& x, int64_t first_row, int rows, int6
         const int32_t* sum = x.sum + at;
         RowScales<T>* to = out + r;
         if constexpr (T == WeightType::kQ6_K) {
-            const int8_t* q = x.q + (first_row + r) * q_stride(x.columns) + first_block * kBlockColumns;
+            const int8_t* q =
+                x.q + (first_row + r) * quantized_stride(x.columns) + first_block * kBlockColumns;
             for (int b = 0; b < blocks; ++b, to += rows) {
                 int32_t half = 0;
                 for (int c = 0; c < kBlockColumns / 2; ++c) half += q[b * kBlockColumns + c];
@@ -269,7 +270,7 @@ inline void quantized_tile(const Product& p, const Tile& tile, const RowScales<T
         const int64_t at = smaller(tile.vector + v, tile.end - 1);
         w[v] = {run_start<T>(*p.w, at, tile.first_block), vector_lane(at)};
     }
-    const int64_t stride = q_stride(p.x->columns);
+    const int64_t stride = quantized_stride(p.x->columns);
     const int8_t* q = p.x->q + tile.row * stride + tile.first_block * kBlockColumns;
     BlockScales<T> scales[kPanelBlocks][kVectors];
     constexpr int kBlockBytes = static_cast<int>(panel_bytes(T) / kPanelBlocks);

@@ -43,7 +43,8 @@ inline void multiply_quantized(const Product& p) {
                 for (int i = 0; i < kGroupRows; ++i) w[i] = read_block<T>(*p.w, g, i, b);
                 for (int r = 0; r < rows; ++r) {
                     const int64_t at = (first + r) * blocks + b;
-                    const int8_t* q = p.x->q + (first + r) * q_stride(p.x->columns) + b * kBlockColumns;
+                    const int8_t* q =
+                        p.x->q + (first + r) * quantized_stride(p.x->columns) + b * kBlockColumns;
                     add_block<T>(w, q, p.x->scale[at], p.x->sum[at], acc[r]);
                 }
             }

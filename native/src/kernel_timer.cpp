@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "src/operations.h"
+#include "src/quantized_rows.h"
 #include "src/thread_pool.h"
 
 namespace tandem {
@@ -25,22 +26,6 @@ double mean_seconds(ThreadPool& pool, double seconds, const std::function<void(W
         if (spent >= seconds) return spent / static_cast<double>(call);
     }
 }
-
-// Rows of int8 activations as the kernels read them.
-struct QuantizedRows {
-    QuantizedRows(int64_t rows, int64_t columns)
-        : q(static_cast<size_t>(rows * q_stride(columns))),
-          scale(static_cast<size_t>(rows * columns / kBlockColumns)),
-          sum(scale.size()) {}
-    void fill(const Kernels& kernels, int64_t row, const float* x, int64_t columns) {
-        const int64_t block = row * (columns / kBlockColumns);
-        kernels.quantize_row(x, columns, q.data() + row * q_stride(columns), scale.data() + block,
-                             sum.data() + block);
-    }
-    std::vector<int8_t> q;
-    std::vector<float> scale;
-    std::vector<int32_t> sum;
-};
 
 }  // namespace
 

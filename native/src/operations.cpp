@@ -23,8 +23,8 @@ bool reads_quantized(std::initializer_list<const Matrix*> matrices) {
 
 void quantize_row(const Step& step, const float* source, int64_t row, int64_t columns) {
     const Operand& x = step.workspace.operand;
-    step.kernels.quantize_row(source, columns, x.q + row * q_stride(columns), x.scale + row * (columns / 32),
-                              x.sum + row * (columns / 32));
+    step.kernels.quantize_row(source, columns, x.q + row * quantized_stride(columns),
+                              x.scale + row * (columns / 32), x.sum + row * (columns / 32));
 }
 
 // operand row = norm(hidden), quantized where a consumer wants it.

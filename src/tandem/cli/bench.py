@@ -20,6 +20,7 @@ from tandem.cli.options import DeviceOptions, EngineOptions, Model
 from tandem.errors import BenchError
 
 if TYPE_CHECKING:
+    from tandem.bench.throughput import Workload
     from tandem.weights.checkpoint import Checkpoint
 
 DEFAULT = "throughput"
@@ -66,19 +67,10 @@ def throughput(
     from tandem.bench.plot import plot_throughput
     from tandem.bench.subject import open_subject
     from tandem.bench.tables import throughput_table
-    from tandem.bench.throughput import Workload, run_throughput
+    from tandem.bench.throughput import run_throughput
     from tandem.models.open import model_spec
 
-    batches = _numbers("--batch", batch, least=1)
-    workload = Workload(
-        kinds=tuple(dict.fromkeys(part.strip() for part in what.split(","))),
-        batches=batches,
-        depths=_numbers("--depth", depth, least=0),
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        rounds=rounds,
-        rows=rows or max(256, 2 * max(batches)),
-    )
+    workload = _workload(what, batch, depth, prompt_tokens, new_tokens, rounds, rows)
     _check_outputs(json, plot)
     checkpoint = _open(model)
     config = workload.engine_config(model_spec(checkpoint), **dataclasses.asdict(engine))
@@ -191,19 +183,9 @@ def profile(
     """Where a step's time goes, by kernel and kind of block, beside what the device can do (also: --profile)."""
     from tandem.bench.profile import measure_ceilings, profile_table, run_profile, write_trace
     from tandem.bench.subject import open_subject
-    from tandem.bench.throughput import Workload
     from tandem.models.open import model_spec
 
-    batches = _numbers("--batch", batch, least=1)
-    workload = Workload(
-        kinds=tuple(dict.fromkeys(part.strip() for part in what.split(","))),
-        batches=batches,
-        depths=_numbers("--depth", depth, least=0),
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        rounds=1,
-        rows=max(256, 2 * max(batches)),
-    )
+    workload = _workload(what, batch, depth, prompt_tokens, new_tokens, rounds=1)
     _check_outputs(json, None, trace)
     checkpoint = _open(model)
     config = workload.engine_config(model_spec(checkpoint), **dataclasses.asdict(engine))
@@ -222,6 +204,23 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "kernels": kernels,
 }
+
+
+def _workload(
+    what: str, batch: str, depth: str, prompt_tokens: int, new_tokens: int, rounds: int, rows: int | None = None
+) -> Workload:
+    from tandem.bench.throughput import Workload
+
+    batches = _numbers("--batch", batch, least=1)
+    return Workload(
+        kinds=tuple(dict.fromkeys(part.strip() for part in what.split(","))),
+        batches=batches,
+        depths=_numbers("--depth", depth, least=0),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        rows=rows or max(256, 2 * max(batches)),
+    )
 
 
 def _numbers(name: str, text: str, least: int) -> tuple[int, ...]:

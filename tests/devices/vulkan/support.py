@@ -16,20 +16,9 @@ from tandem.models.spec import ModelSpec
 from tandem.weights.checkpoint import Checkpoint
 from tandem.weights.open import open_checkpoint
 from tandem.weights.tensor import Tensor, TensorType
+from weights.builders import SCALES
 
 BUNDLED = Path(__file__).parents[3] / "src" / "tandem" / "data" / "tandem-stories-22m.gguf"
-
-# Where ggml keeps the float16s of a block, which random bytes would make infinite.
-HALVES = {
-    TensorType.Q4_0: (0,),
-    TensorType.Q4_1: (0, 2),
-    TensorType.Q5_0: (0,),
-    TensorType.Q5_1: (0, 2),
-    TensorType.Q8_0: (0,),
-    TensorType.Q4_K: (0, 2),
-    TensorType.Q5_K: (0, 2),
-    TensorType.Q6_K: (208,),
-}
 
 
 def random_tensor(random: np.random.Generator, name: str, kind: TensorType, shape: tuple[int, ...]) -> Tensor:
@@ -46,7 +35,7 @@ def random_tensor(random: np.random.Generator, name: str, kind: TensorType, shap
         case _:
             data = random.integers(0, 256, (rows, kind.row_bytes(shape[-1])), dtype=np.uint8)
             blocks = data.reshape(-1, kind.block_bytes)
-            for at in HALVES[kind]:
+            for at in SCALES[kind]:
                 scales = random.uniform(-0.02, 0.02, (len(blocks), 1)).astype(np.float16)
                 blocks[:, at : at + 2] = scales.view(np.uint8)
     return Tensor(name, kind, shape, np.ascontiguousarray(data).reshape(-1))
