@@ -28,7 +28,7 @@ class CpuRig(Driver):
         if kv_positions is not None:
             spec = planned.spec
             planner = Planner(
-                spec, planned.placement.devices, planned.devices, lambda i: block_weights(checkpoint, spec, i)
+                spec, planned.placement.owners, planned.devices, lambda i: block_weights(checkpoint, spec, i)
             )
             planned = replace(planned, plan=planner.plan(planned.plan.limits, kv_positions))
         super().__init__(planned.load([eos]))

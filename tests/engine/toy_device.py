@@ -19,7 +19,7 @@ from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, Nor
 from tandem.memory.plan import Limits, MemoryPlan, Planner
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.executor import Executor
-from tandem.pipeline.placement import Placement
+from tandem.pipeline.placement import on_one
 
 HIDDEN = 4
 
@@ -188,5 +188,5 @@ def toy_plan(spec: ModelSpec, limits: Limits, kv_positions: int | None = None, *
 
 def toy_executor(spec: ModelSpec, plan: MemoryPlan, *, candidates: int = 0) -> tuple[Executor, ToyProgram]:
     device = ToyDevice(candidates)
-    executor = Executor(spec, plan, Placement(("toy",) * len(spec.blocks)), {"toy": device}, lambda index: {})
+    executor = Executor(spec, plan, on_one(spec, "toy"), {"toy": device}, lambda index: {})
     return executor, device.programs[0]

@@ -19,7 +19,7 @@ from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.executor import Executor
-from tandem.pipeline.placement import Placement
+from tandem.pipeline.placement import on_one
 from tandem.weights.open import open_checkpoint
 
 MIB = 2**20
@@ -155,12 +155,12 @@ def test_pools_take_the_bytes_that_were_planned() -> None:
     checkpoint = open_checkpoint(SHARED / "models" / "tandem-stories-22m")
     model = model_spec(checkpoint)
     device = CpuDevice(threads=1)
-    placement = Placement(("cpu",) * len(model.blocks))
+    placement = on_one(model, "cpu")
 
     def weights(index: int) -> Any:
         return block_weights(checkpoint, model, index)
 
-    plan = Planner(model, placement.devices, {"cpu": device}, weights).plan(Limits(512, 4, 64), 2048)
+    plan = Planner(model, placement.owners, {"cpu": device}, weights).plan(Limits(512, 4, 64), 2048)
     executor = Executor(model, plan, placement, {"cpu": device}, weights)
     try:
         assert [pool.bytes for pool in executor.pools] == [group.bytes for group in plan.groups]  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.pipeline.devices import open_device
 from tandem.pipeline.executor import Executor
-from tandem.pipeline.placement import parse_placement
+from tandem.pipeline.notation import parse_placement
 from tandem.weights.open import open_checkpoint
 
 MODEL = SHARED / "data" / "models" / "TinyStories-656K"
@@ -30,7 +30,7 @@ def build(placement_text: str) -> Executor:
     def weights(index: int) -> Any:
         return block_weights(checkpoint, spec, index)
 
-    plan = Planner(spec, placement.devices, devices, weights).plan(Limits(64, 2, 16), 128)
+    plan = Planner(spec, placement.owners, devices, weights).plan(Limits(64, 2, 16), 128)
     return Executor(spec, plan, placement, devices, weights)
 
 

@@ -21,7 +21,7 @@ from tandem.errors import BenchError
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.devices import open_device
 from tandem.pipeline.executor import StepTime
-from tandem.pipeline.placement import parse_placement
+from tandem.pipeline.notation import parse_placement
 
 
 def measure_ceilings(spec: ModelSpec, config: EngineConfig) -> dict[str, Ceilings]:

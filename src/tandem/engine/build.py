@@ -19,7 +19,8 @@ from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.devices import open_device
 from tandem.pipeline.executor import Executor
-from tandem.pipeline.placement import Placement, parse_placement
+from tandem.pipeline.notation import parse_placement
+from tandem.pipeline.placement import Placement
 from tandem.weights.checkpoint import Checkpoint
 
 # Where nobody says how much memory to use, KV pools hold this many positions per sequence on average.
@@ -125,12 +126,12 @@ def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
     `model_spec` raises.
     """
     spec = model_spec(checkpoint)
-    placement = parse_placement(config.placement, spec)
+    placement = parse_placement(config.placement, spec, lambda i: block_weights(checkpoint, spec, i))
     devices = {
         name: open_device(name, threads=config.threads, deterministic=config.deterministic) for name in placement.names
     }
     try:
-        planner = Planner(spec, placement.devices, devices, lambda i: block_weights(checkpoint, spec, i))
+        planner = Planner(spec, placement.owners, devices, lambda i: block_weights(checkpoint, spec, i))
         plan = _plan(planner, spec, config, devices)
     except BaseException:
         for device in devices.values():

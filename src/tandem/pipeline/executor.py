@@ -100,7 +100,7 @@ class Executor:
         self._devices = devices
         rows = plan.layout.max_rows
         layout = plan.layout
-        picks = devices[placement.devices[-1]].info.candidates > 0
+        picks = devices[placement.owners[-1]].info.candidates > 0
         arena = Arena(step_buffer_bytes(spec, layout, candidates=picks))
         buffers = StepBuffers(
             hidden=arena.take((rows, spec.hidden), np.float32),
@@ -117,18 +117,20 @@ class Executor:
             devices[group.device].allocate_kv(group.group, group.pages) for group in plan.groups
         )
         blocks = []
-        for index, (block, name) in enumerate(zip(spec.blocks, placement.devices, strict=True)):
+        for index, (block, name) in enumerate(zip(spec.blocks, placement.owners, strict=True)):
             blocks.append(devices[name].load(block, weights(index)))
             if progress is not None:
                 progress(index + 1, len(spec.blocks))
         self.programs: list[Program] = []
-        for name, start, stop in placement.runs():
+        segments = [stage[0] for stage in placement.stages()]
+        for segment in segments:
+            name, start, stop = segment.device, segment.parts[0].block, segment.parts[-1].block + 1
             pools = [pool for pool, group in zip(self.pools, plan.groups, strict=True) if group.device == name]
             program = devices[name].link(blocks[start:stop], rows=rows, buffers=buffers, kv=pools)
             self.programs.append(program)
         # One timeline per program: its values grow by one a step, whatever lane it is on.
         self._timelines = [Timeline() for _ in self.programs]
-        self._owners = [name for name, _, _ in placement.runs()]
+        self._owners = [segment.device for segment in segments]
         self._steps = 0
         # While it is a list, steps run a program at a time and are noted there.
         self.profile: list[StepTime] | None = None

@@ -1,69 +1,77 @@
-"""Placement: which device runs each block."""
+"""Placement: which device runs each block or slice of it, and how many micro-batches are on their way at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec
-from tandem.errors import DeviceError
+from tandem.devices.segment import Part, Segment, Stage
+from tandem.devices.spec import Slice
 from tandem.models.spec import ModelSpec
 
-_ROLES = ("attn", "ffn", "embed", "head")
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A device's share of a block: the whole block (slice None), or FFN columns, or KV heads."""
+
+    device: str
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A device name for every block of a model, in block order."""
+    """For every block of a model, in block order, its shares: one whole, or slices in the order of their index.
 
-    devices: tuple[str, ...]
+    The first share's device owns the block: it adds up what the slices give, and does post-norm and residual.
+    `tandem.pipeline.placement_text` reads placements as people write them, and writes them.
+    """
+
+    blocks: tuple[tuple[Share, ...], ...]
+    micro_batches: int = 1
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The device that owns each block."""
+        return tuple(shares[0].device for shares in self.blocks)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The devices in use, each once, in the order in which a step reaches them first."""
-        return tuple(dict.fromkeys(self.devices))
+        return tuple(dict.fromkeys(share.device for shares in self.blocks for share in shares))
 
-    def runs(self) -> list[tuple[str, int, int]]:
-        """Longest runs [start, stop) of consecutive blocks on one device: one program each."""
-        runs: list[tuple[str, int, int]] = []
-        for i, name in enumerate(self.devices):
-            if runs and runs[-1][0] == name:
-                runs[-1] = (name, runs[-1][1], i + 1)
-            else:
-                runs.append((name, i, i + 1))
-        return runs
+    @property
+    def slices(self) -> int:
+        """The most slices that a block is cut into; 0 where none is."""
+        return max((len(shares) for shares in self.blocks if len(shares) > 1), default=0)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """What a step runs, stage after stage; segments of a stage run side by side, each as one program.
+
+        Consecutive blocks of one owner are one segment; slices are a stage of their own, and the owner begins its
+        next segment with adding them up. With micro-batches the head stands alone: it runs once, for all of them.
+        """
+        stages: list[Stage] = []
+        run: list[Part] = []
+        owner = ""
+
+        def end_run() -> None:
+            if run:
+                stages.append((Segment(owner, tuple(run)),))
+                run.clear()
+
+        for index, shares in enumerate(self.blocks):
+            alone = self.micro_batches > 1 and index == len(self.blocks) - 1
+            if shares[0].device != owner or len(shares) > 1 or alone:
+                end_run()
+            owner = shares[0].device
+            if len(shares) == 1:
+                run.append(Part(index))
+                continue
+            stages.append(tuple(Segment(share.device, (Part(index, share.slice),)) for share in shares))
+            run.append(Part(index, combines=len(shares)))
+        end_run()
+        return tuple(stages)
 
 
-def parse_placement(text: str, spec: ModelSpec) -> Placement:
-    """`cpu`, `ref`, `vulkan:0`: everything there. `attn=cpu,ffn=ref`: by kind of block; `embed` goes with attention and
-    `head` with the FFN unless named. `auto`: the CPU.
-
-    Raises DeviceError for what is not a placement; whether a device exists is known when it is opened.
-    """
-    text = text.strip()
-    if text == "auto":
-        text = "cpu"
-    if "=" not in text:
-        if not text or "," in text:
-            raise DeviceError(f"placement {text!r}: expected a device such as cpu, or attn=DEVICE,ffn=DEVICE")
-        return Placement((text,) * len(spec.blocks))
-    by_role: dict[str, str] = {}
-    for part in text.split(","):
-        role, _, device = (piece.strip() for piece in part.partition("="))
-        if role not in _ROLES or not device or role in by_role:
-            raise DeviceError(
-                f"placement {text!r}: {part.strip()!r} is not one of {', '.join(_ROLES)}, each once, as ROLE=DEVICE"
-            )
-        by_role[role] = device
-    if "attn" not in by_role or "ffn" not in by_role:
-        raise DeviceError(f"placement {text!r}: name both attn=DEVICE and ffn=DEVICE")
-
-    def device_of(block: object) -> str:
-        if isinstance(block, AttentionSpec):
-            return by_role["attn"]
-        if isinstance(block, FFNSpec):
-            return by_role["ffn"]
-        if isinstance(block, EmbedSpec):
-            return by_role.get("embed", by_role["attn"])
-        return by_role.get("head", by_role["ffn"])
-
-    return Placement(tuple(device_of(block) for block in spec.blocks))
+def on_one(spec: ModelSpec, device: str, micro_batches: int = 1) -> Placement:
+    """Every block on one device."""
+    return Placement(((Share(device),),) * len(spec.blocks), micro_batches)

@@ -25,7 +25,7 @@ from tandem.errors import DeviceError
 from tandem.memory.plan import Limits, Planner
 from tandem.models.load import block_weights
 from tandem.pipeline.executor import Executor
-from tandem.pipeline.placement import Placement
+from tandem.pipeline.placement import on_one
 from tandem.weights.tensor import Tensor, TensorType
 
 
@@ -99,7 +99,7 @@ def test_all_that_is_taken_was_planned(hidden: dict[str, bool], opened: Open) ->
         return block_weights(checkpoint, spec, index)
 
     plan = Planner(spec, names, {"vulkan:0": device}, weights).plan(Limits(64, 2, 32), 128)
-    executor = Executor(spec, plan, Placement(names), {"vulkan:0": device}, weights)
+    executor = Executor(spec, plan, on_one(spec, "vulkan:0"), {"vulkan:0": device}, weights)
     batch = Batch(plan.layout)
     batch.sequences[0, :4] = (0, 1, 1, 0)
     batch.sequences[0, 4:] = (0, 0) * plan.layout.kv_groups
