@@ -72,7 +72,10 @@ void bind_timeline(nb::module_& m) {
         .def_prop_ro("value", &Timeline::value)
         .def("signal", &Timeline::signal, "value"_a)
         .def("fail", &Timeline::fail, "value"_a, "reason"_a)
-        .def("wait", &Timeline::wait, "value"_a, nb::call_guard<nb::gil_scoped_release>());
+        .def("wait", &Timeline::wait, "value"_a, nb::call_guard<nb::gil_scoped_release>())
+        .def("begin", &Timeline::begin, "The run that will signal next begins now.")
+        .def("last_run", &Timeline::last_run,
+             "(begin, end) of the last run that has ended, on the clock of time.perf_counter.");
 }
 
 void bind_kv_pool(nb::module_& m) {
@@ -182,7 +185,16 @@ void bind_program(nb::module_& m) {
                 self.add(HeadBlock{std::move(output), norm, softcap});
             },
             nb::kw_only(), "output"_a, "norm"_a, "softcap"_a)
-        .def("seal", &Program::seal)
+        .def(
+            "seal",
+            [](Program& self, PyLane& lane) {
+                const std::shared_ptr<Scratch> scratch = lane.scratch();
+                const auto bytes = static_cast<size_t>(self.workspace_bytes());
+                self.seal(scratch);
+                nb::gil_scoped_release release;
+                lane.run([&](ThreadPool&) { scratch->reserve(bytes); });
+            },
+            "lane"_a, "The lane's scratch grows to what the program needs.")
         .def_prop_ro("rows", &Program::rows)
         .def_prop_ro("workspace_bytes", &Program::workspace_bytes);
 }
@@ -204,6 +216,7 @@ void bind_lane(nb::module_& m) {
                        "An in-order queue with threads of its own; deleting it finishes what is queued.")
         .def(nb::init<int>(), "threads"_a)
         .def_prop_ro("threads", &PyLane::threads)
+        .def_prop_ro("scratch_bytes", [](const PyLane& self) { return self.scratch()->bytes(); })
         .def("close", &PyLane::close, nb::call_guard<nb::gil_scoped_release>())
         .def("pack", &pack_matrices, "isa"_a, "matrices"_a,
              "Packs matrices, each (GGUF type, rows, columns, bytes uint8 [n], mapped), on the lane's "

@@ -49,6 +49,7 @@ void Lane::execute(const Command& command) {
     try {
         if (!unreported_.empty()) throw std::runtime_error(std::exchange(unreported_, {}));
         for (const EventRef& event : command.wait) event.timeline->wait(event.value);
+        if (signal.timeline) signal.timeline->begin();
         command.work(pool_);
         if (signal.timeline) signal.timeline->signal(signal.value);
     } catch (const std::exception& error) {

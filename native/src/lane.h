@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "src/scratch.h"
 #include "src/thread_pool.h"
 #include "src/timeline.h"
 
@@ -33,6 +34,7 @@ class Lane {
     ~Lane() { close(); }
 
     int threads() const { return pool_.count(); }
+    const std::shared_ptr<Scratch>& scratch() const { return scratch_; }
     // Throws std::runtime_error once the lane is closed.
     void submit(Command command);
     // Queues work and waits for its end. Throws what it throws, as StepFailed.
@@ -45,6 +47,7 @@ class Lane {
     void execute(const Command& command);
 
     ThreadPool pool_;
+    const std::shared_ptr<Scratch> scratch_ = std::make_shared<Scratch>();
     std::mutex mutex_;
     std::condition_variable arrived_;
     std::deque<Command> queue_;

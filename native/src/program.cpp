@@ -119,12 +119,9 @@ void Program::add(HeadBlock block) {
     operations_.push_back(std::make_unique<HeadOperation>(std::move(block)));
 }
 
-void Program::seal() {
-    workspace_->memory = MappedMemory(workspace_->lay_out(rows_, most_operands_, threads_, nullptr));
-    workspace_->lay_out(rows_, most_operands_, threads_, workspace_->memory.data());
-}
+void Program::seal(std::shared_ptr<const Scratch> scratch) { scratch_ = std::move(scratch); }
 
-int64_t Program::workspace_bytes() const { return workspace_->memory.bytes(); }
+int64_t Program::workspace_bytes() const { return workspace_->need.bytes(rows_, most_operands_, threads_); }
 
 void Program::check_token(int index, const BatchView::Row& row) const {
     if (row.token < -buffers_.slot_count) {
@@ -177,6 +174,7 @@ void Program::check(const BatchView& batch) const {
 
 void Program::run(ThreadPool& pool, const BatchView& batch) {
     check(batch);
+    workspace_->lay_out(rows_, most_operands_, threads_, scratch_->data());
     const Step step{kernels_, batch, buffers_, *workspace_, rows_};
     pool.run([&](Worker& worker) {
         fill_rope_tables(worker, step);

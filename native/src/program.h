@@ -8,7 +8,7 @@
 #include "kernels/kernels.h"
 #include "src/batch.h"
 #include "src/kv_pool.h"
-#include "src/mapped_memory.h"
+#include "src/scratch.h"
 #include "src/thread_pool.h"
 
 namespace tandem {
@@ -99,8 +99,8 @@ class Program : public std::enable_shared_from_this<Program> {
     void add(FfnBlock block);
     void add(CombineBlock block);
     void add(HeadBlock block);
-    // Sizes and allocates the workspace; nothing may be added afterwards.
-    void seal();
+    // Nothing may be added afterwards. The scratch must hold workspace_bytes whenever the program runs.
+    void seal(std::shared_ptr<const Scratch> scratch);
 
     int rows() const { return rows_; }
     int64_t workspace_bytes() const;
@@ -113,6 +113,7 @@ class Program : public std::enable_shared_from_this<Program> {
     void check_token(int index, const BatchView::Row& row) const;
 
     const Kernels& kernels_;
+    std::shared_ptr<const Scratch> scratch_;
     const int threads_, rows_;
     int most_operands_;
     const StepBuffers buffers_;

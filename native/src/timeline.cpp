@@ -1,10 +1,16 @@
 #include "src/timeline.h"
 
+#include <chrono>
+
 namespace tandem {
 
 namespace {
 constexpr size_t kFailuresKept = 64;
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+}  // namespace
 
 uint64_t Timeline::value() const {
     std::lock_guard lock(mutex_);
@@ -13,6 +19,7 @@ uint64_t Timeline::value() const {
 
 void Timeline::advance(uint64_t value) {
     if (value > value_) value_ = value;
+    last_run_ = {begun_, now()};
     reached_.notify_all();
 }
 
@@ -33,6 +40,16 @@ void Timeline::wait(uint64_t value) const {
     reached_.wait(lock, [&] { return value_ >= value; });
     if (const auto failure = failures_.find(value); failure != failures_.end())
         throw StepFailed(failure->second);
+}
+
+void Timeline::begin() {
+    std::lock_guard lock(mutex_);
+    begun_ = now();
+}
+
+std::pair<double, double> Timeline::last_run() const {
+    std::lock_guard lock(mutex_);
+    return last_run_;
 }
 
 }  // namespace tandem

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace tandem {
 
@@ -25,6 +26,10 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
     // Reaches `value` as failed: waiting for exactly this value throws StepFailed(reason).
     void fail(uint64_t value, const std::string& reason);
     void wait(uint64_t value) const;
+    // The run that will signal next begins now: it has waited for all that it needs.
+    void begin();
+    // When the last run that has ended began and ended, in seconds of the steady clock.
+    std::pair<double, double> last_run() const;
 
  private:
     void advance(uint64_t value);
@@ -32,6 +37,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
     mutable std::mutex mutex_;
     mutable std::condition_variable reached_;
     uint64_t value_ = 0;
+    double begun_ = 0;
+    std::pair<double, double> last_run_{0, 0};
     std::map<uint64_t, std::string> failures_;  // the last few; older ones have been waited for
 };
 

@@ -1,4 +1,4 @@
-// The scratch of one program, planned when it is linked.
+// How a program lays out the scratch that it runs in, planned when it is linked.
 #pragma once
 
 #include <algorithm>
@@ -42,7 +42,6 @@ struct Workspace {
     WorkspaceNeed need;
     std::vector<Rope> ropes;
 
-    MappedMemory memory;
     Operand operand;
     float* wide;
     float* output;

@@ -14,7 +14,7 @@ from tandem.bench.subject import Subject, open_subject
 from tandem.bench.throughput import Workload
 from tandem.devices.base import Ceilings, KernelTime
 from tandem.models.open import model_spec
-from tandem.pipeline.executor import ProgramTime, StepTime
+from tandem.pipeline.timing import ProgramTime, StepTime
 from tandem.weights.open import open_checkpoint
 
 MODEL = SHARED / "data/models/TinyStories-656K/TinyStories-656K-Q8_0.gguf"

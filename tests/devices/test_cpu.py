@@ -13,7 +13,7 @@ from devices.runner import Runner
 from models.cases import CASES, Case, config
 from models.tiny import weights, write_hf
 from tandem import _native
-from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
+from tandem.devices.base import Device, Event, KVGroupSpec, ProgramPlan, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.ref import RefDevice
@@ -229,7 +229,7 @@ def test_weights_and_workspace_are_planned_exactly(stories: tuple[ModelSpec, Che
         np.zeros((0, 32, spec.hidden), np.float32),
     )
     program = cpu.link(blocks, rows=32, buffers=buffers, kv=pools)
-    assert cpu.plan_workspace(spec.blocks, 32, 2) == program.workspace_bytes
+    assert cpu.plan_workspace([ProgramPlan(spec.blocks, 32)], 2) == program.workspace_bytes
 
 
 def test_a_head_takes_more_samples_than_rows(stories: tuple[ModelSpec, Checkpoint], cpu: CpuDevice) -> None:
@@ -242,7 +242,8 @@ def test_a_head_takes_more_samples_than_rows(stories: tuple[ModelSpec, Checkpoin
         hidden, np.zeros((samples, spec.vocab), np.float32), np.zeros((0, 1, spec.hidden), np.float32)
     )
     program = cpu.link([cpu.load(head, block_weights(checkpoint, spec, len(spec.blocks) - 1))], rows=1, buffers=buffers)
-    assert cpu.plan_workspace([head], 1, samples) == program.workspace_bytes > cpu.plan_workspace([head], 1, 1)
+    assert cpu.plan_workspace([ProgramPlan((head,), 1)], samples) == program.workspace_bytes
+    assert program.workspace_bytes > cpu.plan_workspace([ProgramPlan((head,), 1)], 1)
     batch = Batch(BatchLayout(1, 1, samples, 1, 0))
     batch.sequences[0] = (0, 1, 1, 0)
     batch.set_counts(1, 1, samples)

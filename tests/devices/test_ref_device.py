@@ -10,7 +10,7 @@ import pytest
 
 from devices.runner import aligned_zeros
 from tandem._native import Timeline
-from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
+from tandem.devices.base import Device, Event, KVGroupSpec, ProgramPlan, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.ref import RefDevice
 from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec, Slice
@@ -90,7 +90,7 @@ def test_plans_are_what_loading_keeps(device: RefDevice) -> None:
     ]
     kept = sum(device.load(spec, given, part).bytes for spec, given, part in blocks)
     assert device.plan_weights(blocks) == kept
-    assert device.plan_workspace([EMBED], 4, 4) == 0
+    assert device.plan_workspace([ProgramPlan((EMBED,), 4)], 4) == 0
 
 
 def test_only_sampled_rows_have_logits(device: RefDevice) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -10,10 +10,12 @@ from typing import Any
 
 from rig import Driver
 
+from tandem.devices.base import Device
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.sampling import Float32Array, SamplingState
 from tandem.memory.plan import Planner
 from tandem.models.load import block_weights
+from tandem.pipeline.placement import Placement
 from tandem.weights.open import open_checkpoint
 
 
@@ -22,13 +24,30 @@ class CpuRig(Driver):
     (seed, sample index, position); requests with seeds of their own are told apart.
     """
 
-    def __init__(self, model: Path, config: EngineConfig, *, kv_positions: int | None = None, eos: int = 1) -> None:
+    def __init__(
+        self,
+        model: Path,
+        config: EngineConfig,
+        *,
+        kv_positions: int | None = None,
+        eos: int = 1,
+        placement: Placement | None = None,
+        devices: Mapping[str, Device] | None = None,
+    ) -> None:
+        """placement, devices: instead of the configuration's."""
         checkpoint = open_checkpoint(model)
         planned = plan_engine(checkpoint, config)
+        if placement is not None and devices is not None:
+            planned.close()
+            planned = replace(planned, placement=placement, devices=devices)
         if kv_positions is not None:
             spec = planned.spec
             planner = Planner(
-                spec, planned.placement.owners, planned.devices, lambda i: block_weights(checkpoint, spec, i)
+                spec,
+                planned.placement.stages(),
+                planned.devices,
+                lambda i: block_weights(checkpoint, spec, i),
+                micro_batches=planned.placement.micro_batches,
             )
             planned = replace(planned, plan=planner.plan(planned.plan.limits, kv_positions))
         super().__init__(planned.load([eos]))

@@ -162,10 +162,10 @@ class ToyDevice:
     def plan_weights(self, blocks: Any) -> int:
         return 0
 
-    def plan_workspace(self, specs: Any, rows: int, samples: int) -> int:
+    def plan_workspace(self, programs: Any, samples: int) -> int:
         return 0
 
-    def plan_host(self, specs: Any, layout: Any) -> int:
+    def plan_host(self, programs: Any, layout: Any) -> int:
         return 0
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> ToyPool:
@@ -181,8 +181,7 @@ class ToyDevice:
 
 
 def toy_plan(spec: ModelSpec, limits: Limits, kv_positions: int | None = None, *, candidates: int = 0) -> MemoryPlan:
-    names = ("toy",) * len(spec.blocks)
-    planner = Planner(spec, names, {"toy": ToyDevice(candidates)}, lambda index: {})
+    planner = Planner(spec, on_one(spec, "toy").stages(), {"toy": ToyDevice(candidates)}, lambda index: {})
     return planner.plan(limits, kv_positions or limits.context * limits.sequences)
 
 

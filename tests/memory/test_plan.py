@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paths import SHARED
-from tandem.devices.base import DeviceInfo, MemorySpace
+from tandem.devices.base import DeviceInfo, MemorySpace, ProgramPlan
 from tandem.devices.batch import BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
@@ -19,7 +19,7 @@ from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.executor import Executor
-from tandem.pipeline.placement import on_one
+from tandem.pipeline.placement import Placement, Share, on_one
 from tandem.weights.open import open_checkpoint
 
 MIB = 2**20
@@ -34,10 +34,10 @@ class Scale:
     def plan_weights(self, blocks: Sequence[Any]) -> int:
         return len(blocks) * MIB
 
-    def plan_workspace(self, specs: Sequence[Any], rows: int, samples: int) -> int:
-        return rows * 1024
+    def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
+        return max(program.rows for program in programs) * 1024
 
-    def plan_host(self, specs: Sequence[Any], layout: BatchLayout) -> int:
+    def plan_host(self, programs: Sequence[ProgramPlan], layout: BatchLayout) -> int:
         """Devices with memory of their own pass a batch through the host's."""
         return 0 if self.info.memory[0].host_mapped else layout.size * 4
 
@@ -56,13 +56,15 @@ def spec(layers: int = 4) -> ModelSpec:
 
 def planner(placement: Sequence[str] | None = None, devices: Mapping[str, Any] | None = None) -> Planner:
     names = placement or ("a",) * len(spec().blocks)
-    return Planner(spec(), names, devices or {"a": Scale()}, lambda index: {})
+    placed = Placement(tuple((Share(name),) for name in names))
+    return Planner(spec(), placed.stages(), devices or {"a": Scale()}, lambda index: {})
 
 
 def test_layers_of_equal_device_shape_and_window_share_a_group() -> None:
-    groups = kv_groups(spec(), ("a",) * 10, "f16")
+    groups = kv_groups(spec(), on_one(spec(), "a").stages(), "f16")
     assert [(group.layers, group.window) for _, group in groups] == [((0, 2), None), ((1, 3), 512)]
-    split = kv_groups(spec(), ("a",) * 5 + ("b",) * 5, "f16")
+    halves = Placement(((Share("a"),),) * 5 + ((Share("b"),),) * 5)
+    split = kv_groups(spec(), halves.stages(), "f16")
     assert [(device, group.layers) for device, group in split] == [
         ("a", (0,)), ("a", (1,)), ("b", (2,)), ("b", (3,)),
     ]  # fmt: skip
@@ -160,7 +162,7 @@ def test_pools_take_the_bytes_that_were_planned() -> None:
     def weights(index: int) -> Any:
         return block_weights(checkpoint, model, index)
 
-    plan = Planner(model, placement.owners, {"cpu": device}, weights).plan(Limits(512, 4, 64), 2048)
+    plan = Planner(model, placement.stages(), {"cpu": device}, weights).plan(Limits(512, 4, 64), 2048)
     executor = Executor(model, plan, placement, {"cpu": device}, weights)
     try:
         assert [pool.bytes for pool in executor.pools] == [group.bytes for group in plan.groups]  # type: ignore[attr-defined]

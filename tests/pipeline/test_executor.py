@@ -30,7 +30,9 @@ def build(placement_text: str) -> Executor:
     def weights(index: int) -> Any:
         return block_weights(checkpoint, spec, index)
 
-    plan = Planner(spec, placement.owners, devices, weights).plan(Limits(64, 2, 16), 128)
+    plan = Planner(spec, placement.stages(), devices, weights, micro_batches=placement.micro_batches).plan(
+        Limits(64, 2, 16), 128
+    )
     return Executor(spec, plan, placement, devices, weights)
 
 

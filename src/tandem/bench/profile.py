@@ -20,8 +20,8 @@ from tandem.engine.build import EngineConfig
 from tandem.errors import BenchError
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.devices import open_device
-from tandem.pipeline.executor import StepTime
 from tandem.pipeline.notation import parse_placement
+from tandem.pipeline.timing import StepTime
 
 
 def measure_ceilings(spec: ModelSpec, config: EngineConfig) -> dict[str, Ceilings]:
@@ -49,12 +49,12 @@ def run_profile(
     results, all_steps = [], []
     for done, (kind, batch, depth) in enumerate(points):
         bench.measure(kind, batch, depth)  # recordings, pages and beginnings are there from now on
-        executor.profile = []
+        executor.profile, executor.time_kernels = [], True
         try:
             span = bench.measure(kind, batch, depth)
             steps = executor.profile
         finally:
-            executor.profile = None
+            executor.profile, executor.time_kernels = None, False
         if kind == "decode":
             steps = [step for step in steps if step.rows == step.samples == batch]
         steps = steps[-span.steps :]

@@ -141,8 +141,25 @@ class Program(Protocol):
     def rows(self) -> int: ...
 
     def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
-        """Queues one run. `batch` and the buffers must stay untouched until `signal` is reached."""
+        """Queues one run. `batch` and the buffers must stay untouched until `signal` is reached, whose timeline tells
+        from when to when it ran.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramPlan:
+    """A program before it is linked.
+
+    specs: what it computes, slices cut to their part. rows: the largest batch it takes, and what its `hidden` holds.
+    buffers: programs of the same number work on the same StepBuffers. slices: what their `partials` hold, for a
+    program that writes them or adds them up; 0 for others.
+    """
+
+    specs: tuple[BlockSpec, ...]
+    rows: int
+    buffers: int = 0
+    slices: int = 0
 
 
 class CandidateProgram(Program, Protocol):
@@ -221,13 +238,15 @@ class Device(Protocol):
         """
         ...
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
-        """Bytes of scratch for programs of these blocks, for batches of at most `rows` rows and `samples` samples."""
+    def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
+        """Bytes of scratch for these programs, which share it as they run one at a time; for batches of at most
+        `samples` samples.
+        """
         ...
 
-    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+    def plan_host(self, programs: Sequence[ProgramPlan], layout: BatchLayout) -> int:
         """Bytes of the host's memory beside: what passes on to a device that does not work in the step's own buffers,
-        for programs of these blocks and batches of this layout.
+        for these programs and batches of this layout.
         """
         ...
 

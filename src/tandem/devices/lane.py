@@ -44,6 +44,8 @@ class Lane:
                     raise DeviceError(self._unreported)
                 for event in wait:
                     event.wait()
+                if signal is not None:
+                    signal.timeline.begin()
                 work()
             # Whatever went wrong must reach the one who waits; this thread has nobody else to tell.
             except Exception as error:

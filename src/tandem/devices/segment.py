@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tandem.devices.slicing import combine_spec, combine_weights
+from tandem.devices.slicing import combine_spec, combine_weights, slice_spec
 from tandem.devices.spec import AttentionSpec, BlockSpec, FFNSpec, Slice
 from tandem.devices.weights_check import block_name
 from tandem.errors import DeviceError
@@ -33,6 +33,12 @@ class Part:
             raise DeviceError(f"{block_name(spec)} cannot be sliced; attention and FFN blocks can")
         return combine_spec(spec, self.combines), combine_weights(weights), None
 
+    def work(self, spec: BlockSpec) -> BlockSpec:
+        """What is computed for it. Raises DeviceError as `loadable` does, and for bounds outside the block."""
+        if self.slice is not None:
+            return slice_spec(spec, self.slice)
+        return self.loadable(spec, {})[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -40,6 +46,11 @@ class Segment:
 
     device: str
     parts: tuple[Part, ...]
+
+    @property
+    def slices(self) -> int:
+        """Of the step's `partials`, those that it writes or adds up."""
+        return max(max(part.combines, part.slice.index + 1 if part.slice else 0) for part in self.parts)
 
 
 # Segments that run side by side; the next stage waits for all of them.

@@ -131,7 +131,13 @@ def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
         name: open_device(name, threads=config.threads, deterministic=config.deterministic) for name in placement.names
     }
     try:
-        planner = Planner(spec, placement.owners, devices, lambda i: block_weights(checkpoint, spec, i))
+        planner = Planner(
+            spec,
+            placement.stages(),
+            devices,
+            lambda i: block_weights(checkpoint, spec, i),
+            micro_batches=placement.micro_batches,
+        )
         plan = _plan(planner, spec, config, devices)
     except BaseException:
         for device in devices.values():

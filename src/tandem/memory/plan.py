@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import gcd
 from typing import Any
 
-from tandem.devices.base import Device, KVGroupSpec
+from tandem.devices.base import Device, KVGroupSpec, ProgramPlan
 from tandem.devices.batch import BatchLayout
 from tandem.devices.candidates import candidate_shapes
-from tandem.devices.spec import AttentionSpec, KVDtype
+from tandem.devices.segment import Stage
+from tandem.devices.spec import AttentionSpec, HeadSpec, KVDtype
 from tandem.errors import MemoryPlanError
-from tandem.memory.arena import aligned
+from tandem.memory.arena import ALIGNMENT, aligned
 from tandem.memory.system import counted, format_bytes
 from tandem.models.spec import ModelSpec
 from tandem.weights.tensor import Tensor
@@ -80,7 +82,8 @@ class DevicePlan:
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """kv_positions: positions that the full-attention pools hold over all sequences; `kv_sequences` of them can be as
-    long as the context at the same time. staging: host buffers that a step's programs share.
+    long as the context at the same time. staging: host buffers that a step's programs share. micro_rows: the largest
+    micro-batch; the rows of the layout are those of all micro-batches.
     """
 
     model: str
@@ -90,6 +93,7 @@ class MemoryPlan:
     layout: BatchLayout
     staging: int
     kv_positions: int
+    micro_rows: int
 
     @property
     def kv_sequences(self) -> int:
@@ -173,23 +177,41 @@ def sequence_pages(context: int, window: int | None, rows: int) -> int:
     return whole if window is None else min(whole, -(-(window + rows) // PAGE_SIZE) + 1)
 
 
-def kv_groups(spec: ModelSpec, devices: Sequence[str], kv_dtype: KVDtype) -> list[tuple[str, KVGroupSpec]]:
-    """Layers of equal device, KV heads, head size and window form a group; `devices` names one per block."""
+def kv_groups(spec: ModelSpec, stages: Sequence[Stage], kv_dtype: KVDtype) -> list[tuple[str, KVGroupSpec]]:
+    """Layers of equal device, KV heads, head size and window form a group; a device has its slices' heads."""
     layers: dict[tuple[str, int, int, int | None], list[int]] = {}
-    for device, block in zip(devices, spec.blocks, strict=True):
-        if isinstance(block, AttentionSpec):
-            layers.setdefault((device, block.kv_heads, block.head_dim, block.window), []).append(block.layer)
+    for segment in (segment for stage in stages for segment in stage):
+        for block in (part.work(spec.blocks[part.block]) for part in segment.parts):
+            if isinstance(block, AttentionSpec):
+                layers.setdefault((segment.device, block.kv_heads, block.head_dim, block.window), []).append(
+                    block.layer
+                )
     return [
         (device, KVGroupSpec(index, tuple(members), kv_heads, head_dim, window, PAGE_SIZE, kv_dtype))
         for index, ((device, kv_heads, head_dim, window), members) in enumerate(layers.items())
     ]
 
 
-def step_buffer_bytes(spec: ModelSpec, layout: BatchLayout, *, candidates: bool) -> int:
-    """Residual stream, logits and token slots; for a head that picks candidates, what it is asked and answers.
-    Page-aligned.
+def micro_batch_rows(rows: int, micro_batches: int, hidden: int) -> int:
+    """Rows of the largest of so many micro-batches. Each begins at a whole memory page of the residual stream, so that
+    devices can import it by itself.
+    """
+    if micro_batches == 1:
+        return rows
+    each = -(-rows // micro_batches)
+    step = ALIGNMENT // gcd(ALIGNMENT, 4 * hidden)
+    return -(-each // step) * step
+
+
+def step_buffer_bytes(
+    spec: ModelSpec, layout: BatchLayout, *, candidates: bool, micro_batches: int = 1, slices: int = 0
+) -> int:
+    """Residual stream, logits, token slots and each micro-batch's partials; for a head that picks candidates, what it
+    is asked and answers. Page-aligned.
     """
     elements = [layout.max_rows * spec.hidden, layout.max_samples * spec.vocab, layout.max_sequences]
+    if slices:
+        elements += [slices * (layout.max_rows // micro_batches) * spec.hidden] * micro_batches
     if candidates:
         shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
         elements += [rows * columns for rows, columns in shapes.values()]
@@ -197,34 +219,48 @@ def step_buffer_bytes(spec: ModelSpec, layout: BatchLayout, *, candidates: bool)
 
 
 class Planner:
-    """Plans for one model on given devices; `weights(i)` are block i's tensors, of which only headers are read."""
+    """Plans for one model on given devices. stages: of the placement, whose last one is the head's, alone where there
+    are micro-batches. `weights(i)` are block i's tensors, of which only headers are read.
+    """
 
     def __init__(
         self,
         spec: ModelSpec,
-        placement: Sequence[str],
+        stages: Sequence[Stage],
         devices: Mapping[str, Device],
         weights: Callable[[int], Mapping[str, Tensor]],
+        *,
+        micro_batches: int = 1,
     ) -> None:
         self._spec = spec
-        self._placement = tuple(placement)
+        self._stages = stages
         self._devices = devices
-        blocks = [(name, spec.blocks[i], weights(i), None) for i, name in enumerate(placement)]
+        self._micro_batches = micro_batches
+        segments = [segment for stage in stages for segment in stage]
+        self._slices = max(segment.slices for segment in segments)
         self._weights = {
-            name: device.plan_weights([block[1:] for block in blocks if block[0] == name])
+            name: device.plan_weights(
+                [
+                    part.loadable(spec.blocks[part.block], weights(part.block))
+                    for segment in segments
+                    if segment.device == name
+                    for part in segment.parts
+                ]
+            )
             for name, device in devices.items()
         }
 
     def plan(self, limits: Limits, kv_positions: int) -> MemoryPlan:
         """The plan for KV pools of `kv_positions` positions, at least one context."""
         groups = []
-        for owner, group in kv_groups(self._spec, self._placement, limits.kv_dtype):
+        for owner, group in kv_groups(self._spec, self._stages, limits.kv_dtype):
             each = sequence_pages(limits.context, group.window, limits.rows)
             # Short sequences need as many pages where attention slides as where it is full.
             pages = min(-(-kv_positions // PAGE_SIZE), limits.sequences * each)
             groups.append(KVGroupPlan(owner, group, each, max(pages, each)))
+        micro_rows = micro_batch_rows(limits.rows, self._micro_batches, self._spec.hidden)
         layout = BatchLayout(
-            max_rows=limits.rows,
+            max_rows=micro_rows * self._micro_batches,
             max_sequences=limits.sequences,
             max_samples=limits.samples(self._spec.vocab),
             max_pages=limits.sequences * sum(plan.sequence_pages for plan in groups),
@@ -233,7 +269,7 @@ class Planner:
         plans = []
         for name, weights in self._weights.items():
             device = self._devices[name]
-            blocks = [block for block, on in zip(self._spec.blocks, self._placement, strict=True) if on == name]
+            programs = self._programs(name, micro_rows)
             space = device.info.memory[0]
             plans.append(
                 DevicePlan(
@@ -241,20 +277,38 @@ class Planner:
                     memory="host" if space.host_mapped else name,
                     weights=weights,
                     kv=sum(plan.bytes for plan in groups if plan.device == name),
-                    workspace=device.plan_workspace(blocks, limits.rows, layout.max_samples),
-                    host=device.plan_host(blocks, layout),
+                    workspace=device.plan_workspace(programs, layout.max_samples),
+                    host=device.plan_host(programs, layout),
                 )
             )
-        picks = self._devices[self._placement[-1]].info.candidates > 0
+        picks = self._devices[self._stages[-1][0].device].info.candidates > 0
+        buffers = step_buffer_bytes(
+            self._spec, layout, candidates=picks, micro_batches=self._micro_batches, slices=self._slices
+        )
+        # The engine's batch, which is the step's; with micro-batches, theirs and the head's.
+        batches = 1 if self._micro_batches == 1 else self._micro_batches + 2
         return MemoryPlan(
             model=self._spec.name,
             limits=limits,
             devices=tuple(plans),
             groups=tuple(groups),
             layout=layout,
-            staging=step_buffer_bytes(self._spec, layout, candidates=picks) + layout.size * 4,
+            staging=buffers + batches * layout.size * 4,
             kv_positions=kv_positions,
+            micro_rows=micro_rows,
         )
+
+    def _programs(self, device: str, micro_rows: int) -> list[ProgramPlan]:
+        """As the executor links them: each segment for every micro-batch, a head that stands alone once."""
+        programs = []
+        for segment in (segment for stage in self._stages for segment in stage if segment.device == device):
+            specs = tuple(part.work(self._spec.blocks[part.block]) for part in segment.parts)
+            slices = self._slices if segment.slices else 0
+            if self._micro_batches > 1 and isinstance(specs[-1], HeadSpec):
+                programs.append(ProgramPlan(specs, micro_rows * self._micro_batches, self._micro_batches))
+            else:
+                programs += [ProgramPlan(specs, micro_rows, at, slices) for at in range(self._micro_batches)]
+        return programs
 
     def fit(
         self, limits: Limits, budget: Mapping[str, int], *, full_sequences: int = 1, at_most: int | None = None

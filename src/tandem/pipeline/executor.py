@@ -1,11 +1,17 @@
-"""The executor: a model's blocks loaded where the placement says, linked into programs, run step by step."""
+"""The executor: a model's blocks loaded where the placement says, linked into programs, run step by step.
+
+A step's programs are queued in one go, stage after stage, and in each stage micro-batch after micro-batch. A program
+waits for those of its micro-batch in the stage before; so lanes work side by side wherever they wait for different
+ones: two micro-batches on two devices take turns, slices of a block run at once.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,50 +29,58 @@ from tandem.devices.base import (
 )
 from tandem.devices.batch import Batch
 from tandem.devices.candidates import CandidateBuffers, candidate_shapes
+from tandem.devices.segment import Part, Segment
+from tandem.errors import DeviceError
 from tandem.memory.arena import Arena
 from tandem.memory.plan import MemoryPlan, step_buffer_bytes
 from tandem.models.spec import ModelSpec
+from tandem.pipeline.micro_batches import MicroBatches
 from tandem.pipeline.placement import Placement
+from tandem.pipeline.timing import PipelineTimes, ProgramTime, StepTime
 from tandem.weights.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramTime:
-    """One program of a profiled step. start: of time.perf_counter, in seconds, as the host saw it; kernels: in order,
-    of devices that tell.
+class Link:
+    """One program of a step. micro_batch: whose it is; their number for a head that runs once for all. after: the
+    programs that it waits for, by number. timeline: grows by one with each step that it is in.
     """
 
     device: str
-    start: float
-    seconds: float
-    kernels: list[KernelTime]
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """A profiled step."""
-
-    rows: int
-    samples: int
-    programs: list[ProgramTime]
+    stage: int
+    micro_batch: int
+    blocks: tuple[int, ...]
+    program: Program
+    after: tuple[int, ...]
+    timeline: Timeline = field(default_factory=Timeline)
 
 
 @dataclass(frozen=True, slots=True)
 class StepHandle:
-    """A step on its way. candidates: where the head picks them; None where every row comes whole."""
+    """A step on its way. events: of all its programs, the head's last. candidates: where the head picks them; None
+    where every row comes whole.
+    """
 
-    done: Event
+    events: Sequence[Event]
     logits: Float32Array
     head: Program
     candidates: CandidateBuffers | None
+    ended: Callable[[], None]
 
     def wait(self) -> Float32Array:
         """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted.
 
         Of a head that picks candidates only the rows that were asked for whole are there. Blocks without the GIL;
-        raises DeviceError if the step failed.
+        raises DeviceError if the step failed, once nothing of it runs any more.
         """
-        self.done.wait()
+        try:
+            self.events[-1].wait()
+        except DeviceError:
+            for event in self.events:
+                with suppress(DeviceError):
+                    event.wait()
+            raise
+        self.ended()
         return self.logits
 
     def fetch(self, samples: Sequence[int]) -> Float32Array:
@@ -97,43 +111,46 @@ class Executor:
     ) -> None:
         self.spec = spec
         self.plan = plan
+        self.placement = placement
         self._devices = devices
-        rows = plan.layout.max_rows
-        layout = plan.layout
-        picks = devices[placement.owners[-1]].info.candidates > 0
-        arena = Arena(step_buffer_bytes(spec, layout, candidates=picks))
-        buffers = StepBuffers(
-            hidden=arena.take((rows, spec.hidden), np.float32),
-            logits=arena.take((layout.max_samples, spec.vocab), np.float32),
-            partials=np.zeros((0, rows, spec.hidden), dtype=np.float32),
-            slots=arena.take((layout.max_sequences,), np.int32),
-        )
-        if picks:
-            shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
-            buffers.candidates = CandidateBuffers(**{name: arena.take(shapes[name], np.int32) for name in shapes})
-        arena.seal()
-        self._buffers = buffers
+        self._micro_batches = placement.micro_batches
+        self._buffers = self._take_buffers()
         self.pools: tuple[KVPool, ...] = tuple(
             devices[group.device].allocate_kv(group.group, group.pages) for group in plan.groups
         )
-        blocks = []
-        for index, (block, name) in enumerate(zip(spec.blocks, placement.owners, strict=True)):
-            blocks.append(devices[name].load(block, weights(index)))
-            if progress is not None:
-                progress(index + 1, len(spec.blocks))
-        self.programs: list[Program] = []
-        segments = [stage[0] for stage in placement.stages()]
-        for segment in segments:
-            name, start, stop = segment.device, segment.parts[0].block, segment.parts[-1].block + 1
-            pools = [pool for pool, group in zip(self.pools, plan.groups, strict=True) if group.device == name]
-            program = devices[name].link(blocks[start:stop], rows=rows, buffers=buffers, kv=pools)
-            self.programs.append(program)
-        # One timeline per program: its values grow by one a step, whatever lane it is on.
-        self._timelines = [Timeline() for _ in self.programs]
-        self._owners = [segment.device for segment in segments]
+        stages = placement.stages()
+        blocks: dict[tuple[str, Part], Any] = {}
+        for segment in (segment for stage in stages for segment in stage):
+            for part in segment.parts:
+                loadable = part.loadable(spec.blocks[part.block], weights(part.block))
+                blocks[segment.device, part] = devices[segment.device].load(*loadable)
+                del loadable
+                if progress is not None:
+                    progress(part.block + 1, len(spec.blocks))
+        self._links: list[Link] = []
+        before: list[tuple[int, ...]] = [()] * self._micro_batches
+        for number, stage in enumerate(stages):
+            if self._micro_batches > 1 and number == len(stages) - 1:
+                after = tuple(index for each in before for index in each)
+                self._link(stage[0], number, self._micro_batches, blocks, after)
+                break
+            for at in range(self._micro_batches):
+                before[at] = tuple(self._link(segment, number, at, blocks, before[at]) for segment in stage)
+        self._split: MicroBatches | None = None
+        if self._micro_batches > 1:
+            page_size = plan.groups[0].group.page_size
+            self._split = MicroBatches(plan.layout, self._micro_batches, plan.micro_rows, page_size)
         self._steps = 0
-        # While it is a list, steps run a program at a time and are noted there.
+        # Of all steps that have ended well.
+        self.times = PipelineTimes()
+        # While it is a list, steps are noted there.
         self.profile: list[StepTime] | None = None
+        # For a profile with kernels: programs run one after another, those that can tell with their kernels timed.
+        self.time_kernels = False
+
+    @property
+    def programs(self) -> list[Program]:
+        return [link.program for link in self._links]
 
     @property
     def threads(self) -> int:
@@ -143,39 +160,118 @@ class Executor:
     @property
     def candidates(self) -> CandidateBuffers | None:
         """Where to ask a head that picks candidates, before a step is submitted."""
-        return self._buffers.candidates
+        return self._buffers[-1].candidates
 
     def submit(self, batch: Batch) -> StepHandle:
-        """Queues the whole step: each program waits for the one before it. `batch` must stay untouched until done."""
+        """Queues the whole step. `batch` must stay untouched until done; its rows lie in the order of its sequences."""
         self._steps += 1
-        wait: Sequence[Event] = ()
-        times: list[ProgramTime] = []
-        for program, timeline, owner in zip(self.programs, self._timelines, self._owners, strict=True):
-            signal = Event(timeline, self._steps)
-            if self.profile is None:
-                program.submit(batch, wait, signal)
+        batches, used = [batch], 1
+        if self._split is not None:
+            used = self._split.split(batch)
+            batches = [*self._split.batches, self._split.head]
+        # Of each program; None of those whose micro-batch has no rows.
+        events: list[Event | None] = []
+        ran: list[ProgramTime] = []
+        for link in self._links:
+            if used <= link.micro_batch < self._micro_batches:
+                events.append(None)
+                continue
+            signal = Event(link.timeline, self._steps)
+            if self.time_kernels:
+                ran.append(_timed(link, batches[link.micro_batch], signal))
             else:
-                times.append(_timed(program, batch, signal, owner))
-            wait = (signal,)
-        if self.profile is not None:
-            self.profile.append(StepTime(batch.n_rows, batch.n_samples, times))
-        logits = self._buffers.logits[: batch.n_samples]
-        return StepHandle(wait[0], logits, self.programs[-1], self._buffers.candidates)
+                wait = [event for i in link.after if (event := events[i]) is not None]
+                link.program.submit(batches[link.micro_batch], wait, signal)
+            events.append(signal)
+
+        rows, samples = batch.n_rows, batch.n_samples
+
+        def ended() -> None:
+            if not ran:
+                ran.extend(self._ran(events))
+                self.times.add(ran)
+            if self.profile is not None:
+                self.profile.append(StepTime(rows, samples, ran))
+
+        going = [event for event in events if event is not None]
+        logits = self._buffers[-1].logits[: batch.n_samples]
+        return StepHandle(going, logits, self._links[-1].program, self.candidates, ended)
 
     def close(self) -> None:
         """Finishes what is queued and closes the devices."""
         for device in self._devices.values():
             device.close()
 
+    def _take_buffers(self) -> list[StepBuffers]:
+        """Each micro-batch's, and the head's where it stands alone: one residual stream, of which each has its rows."""
+        spec, plan, count = self.spec, self.plan, self._micro_batches
+        layout, slices = plan.layout, self.placement.slices
+        picks = self._devices[self.placement.owners[-1]].info.candidates > 0
+        arena = Arena(step_buffer_bytes(spec, layout, candidates=picks, micro_batches=count, slices=slices))
+        hidden = arena.take((layout.max_rows, spec.hidden), np.float32)
+        logits = arena.take((layout.max_samples, spec.vocab), np.float32)
+        slots = arena.take((layout.max_sequences,), np.int32)
+        candidates = None
+        if picks:
+            shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
+            candidates = CandidateBuffers(**{name: arena.take(shapes[name], np.int32) for name in shapes})
 
-def _timed(program: Program, batch: Batch, signal: Event, owner: str) -> ProgramTime:
-    """Runs a program by itself, and waits for it."""
+        def buffers(first: int, rows: int, partials: Float32Array) -> StepBuffers:
+            return StepBuffers(hidden[first : first + rows], logits, partials, slots, candidates)
+
+        none = np.zeros((0, layout.max_rows, spec.hidden), dtype=np.float32)
+        taken = []
+        for at in range(count):
+            shape = (slices, plan.micro_rows, spec.hidden)
+            partials = arena.take(shape, np.float32) if slices else none[:, : plan.micro_rows]
+            taken.append(buffers(at * plan.micro_rows, plan.micro_rows, partials))
+        if count > 1:
+            taken.append(buffers(0, layout.max_rows, none))
+        arena.seal()
+        return taken
+
+    def _link(
+        self,
+        segment: Segment,
+        stage: int,
+        micro_batch: int,
+        blocks: Mapping[tuple[str, Part], Any],
+        after: tuple[int, ...],
+    ) -> int:
+        """Links a segment for a micro-batch; the number of the program."""
+        name, buffers = segment.device, self._buffers[micro_batch]
+        loaded = [blocks[name, part] for part in segment.parts]
+        pools = [pool for pool, group in zip(self.pools, self.plan.groups, strict=True) if group.device == name]
+        program = self._devices[name].link(loaded, rows=len(buffers.hidden), buffers=buffers, kv=pools)
+        numbers = tuple(part.block for part in segment.parts)
+        self._links.append(Link(name, stage, micro_batch, numbers, program, after))
+        return len(self._links) - 1
+
+    def _ran(self, events: Sequence[Event | None]) -> list[ProgramTime]:
+        """When the programs of the last step ran: those that have an event."""
+        numbers: dict[int, int] = {}
+        programs = []
+        for index, (link, event) in enumerate(zip(self._links, events, strict=True)):
+            if event is None:
+                continue
+            numbers[index] = len(numbers)
+            start, end = link.timeline.last_run()
+            after = tuple(numbers[i] for i in link.after if i in numbers)
+            programs.append(
+                ProgramTime(link.device, start, end - start, [], link.stage, link.micro_batch, link.blocks, after)
+            )
+        return programs
+
+
+def _timed(link: Link, batch: Batch, signal: Event) -> ProgramTime:
+    """Runs a program by itself, and waits for it. Raises DeviceError where it fails."""
     start = time.perf_counter()
-    if isinstance(program, ProfiledProgram):
-        kernels = program.profile(batch)
+    kernels: list[KernelTime] = []
+    if isinstance(link.program, ProfiledProgram):
+        kernels = link.program.profile(batch)
         signal.timeline.signal(signal.value)
     else:
-        kernels = []
-        program.submit(batch, (), signal)
+        link.program.submit(batch, (), signal)
         signal.wait()
-    return ProgramTime(owner, start, time.perf_counter() - start, kernels)
+    seconds = time.perf_counter() - start
+    return ProgramTime(link.device, start, seconds, kernels, link.stage, link.micro_batch, link.blocks)

@@ -14,7 +14,7 @@ from devices.runner import Runner
 from devices.vulkan.conftest import Open
 from devices.vulkan.support import bundled, prompts_for, relative_error, tiny, whole
 from models.cases import CASES
-from tandem.devices.base import KVGroupSpec
+from tandem.devices.base import KVGroupSpec, ProgramPlan
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.ref import RefDevice
 from tandem.devices.vulkan import VulkanDevice
@@ -93,13 +93,13 @@ def test_all_that_is_taken_was_planned(hidden: dict[str, bool], opened: Open) ->
     """Weights, pages, scratch, staging, mirrors and step data: to the byte, and by whose memory it is."""
     device = opened(**hidden)
     spec, checkpoint = bundled()
-    names = ("vulkan:0",) * len(spec.blocks)
+    placement = on_one(spec, "vulkan:0")
 
     def weights(index: int) -> Mapping[str, Tensor]:
         return block_weights(checkpoint, spec, index)
 
-    plan = Planner(spec, names, {"vulkan:0": device}, weights).plan(Limits(64, 2, 32), 128)
-    executor = Executor(spec, plan, on_one(spec, "vulkan:0"), {"vulkan:0": device}, weights)
+    plan = Planner(spec, placement.stages(), {"vulkan:0": device}, weights).plan(Limits(64, 2, 32), 128)
+    executor = Executor(spec, plan, placement, {"vulkan:0": device}, weights)
     batch = Batch(plan.layout)
     batch.sequences[0, :4] = (0, 1, 1, 0)
     batch.sequences[0, 4:] = (0, 0) * plan.layout.kv_groups
@@ -177,8 +177,9 @@ def test_programs_share_what_they_hand_on(hidden: dict[str, bool], opened: Open,
         [(spec.blocks[i], block_weights(checkpoint, spec, i), None) for i in range(0, len(spec.blocks), 2)]
     )
     pools = sum(pool.bytes for owner, pool in runner._pools.values() if owner is device)
-    own = weights + device.plan_workspace(specs, 8, 8) + pools
-    assert device.counters.allocated == own + device.plan_host(specs, runner._batch.layout)
+    programs = [ProgramPlan((spec,), 8) for spec in specs]
+    own = weights + device.plan_workspace(programs, 8) + pools
+    assert device.counters.allocated == own + device.plan_host(programs, runner._batch.layout)
 
 
 def test_scratch_that_grows_gives_the_smaller_back(opened: Open, ref: RefDevice) -> None:
@@ -189,7 +190,7 @@ def test_scratch_that_grows_gives_the_smaller_back(opened: Open, ref: RefDevice)
     before = small.forward([[1, 2, 3]])[0]
     Runner(spec, checkpoint, whole(spec, device), rows=32, sequences=1, context=32).forward([[1, 2, 3]])
     buffers = device._machine.workspace._buffers.values()
-    assert sum(buffer.size for buffer in buffers) == device.plan_workspace(spec.blocks, 32, 32)
+    assert sum(buffer.size for buffer in buffers) == device.plan_workspace([ProgramPlan(spec.blocks, 32)], 32)
     np.testing.assert_array_equal(small.forward([[1, 2, 3]])[0], before)
 
 

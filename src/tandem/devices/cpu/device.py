@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary, ref
 import numpy as np
 
 from tandem import _native
-from tandem.devices.base import DeviceInfo, Event, Float32Array, KVGroupSpec, MemorySpace, StepBuffers
+from tandem.devices.base import DeviceInfo, Event, Float32Array, KVGroupSpec, MemorySpace, ProgramPlan, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu.threads import default_threads
 from tandem.devices.linking import check_buffers, pool_of
@@ -171,10 +171,13 @@ class CpuDevice:
                     total += _native.packed_bytes(tensor.type.ggml_id, *tensor.shape)
         return total
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
+    def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
+        return max((self._workspace(program, samples) for program in programs), default=0)
+
+    def _workspace(self, program: ProgramPlan, samples: int) -> int:
         need = _native.WorkspaceNeed()
         ropes = set()
-        for spec in specs:
+        for spec in program.specs:
             match spec:
                 case AttentionSpec():
                     need.attention(spec.hidden, spec.heads, spec.kv_heads, spec.head_dim)
@@ -189,10 +192,10 @@ class CpuDevice:
                     pass
         for rope in ropes:
             need.ropes(len(ropes), rope.dims // 2)
-        operands = max(rows, samples) if any(isinstance(spec, HeadSpec) for spec in specs) else rows
-        return need.bytes(rows, operands, self.threads)
+        operands = max(program.rows, samples) if isinstance(program.specs[-1], HeadSpec) else program.rows
+        return need.bytes(program.rows, operands, self.threads)
 
-    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+    def plan_host(self, programs: Sequence[ProgramPlan], layout: BatchLayout) -> int:
         """0: it works in the step's own buffers."""
         return 0
 
@@ -207,7 +210,7 @@ class CpuDevice:
         for block in blocks:
             check_buffers("cpu", block.spec, block.slice, buffers, rows)
             _add(native, block, kv)
-        native.seal()
+        native.seal(self._lane)
         return CpuProgram(self._lane, native, buffers)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, StepBuffers
+from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, ProgramPlan, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
@@ -52,11 +52,11 @@ class RefDevice:
             total += sum(4 * tensor.elements for tensor in weights.values())
         return total
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
+    def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
         """0: nothing is held between runs. The temporaries of a run are numpy's, and unplanned."""
         return 0
 
-    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+    def plan_host(self, programs: Sequence[ProgramPlan], layout: BatchLayout) -> int:
         """0: it works in the step's own buffers."""
         return 0
 

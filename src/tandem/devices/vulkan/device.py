@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from tandem._native import MAX_CANDIDATES, Timeline
-from tandem.devices.base import Ceilings, DeviceInfo, Event, KVGroupSpec, StepBuffers
+from tandem.devices.base import Ceilings, DeviceInfo, Event, KVGroupSpec, ProgramPlan, StepBuffers
 from tandem.devices.batch import BatchLayout
 from tandem.devices.candidates import candidate_shapes
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.slicing import slice_spec, slice_weights
-from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, EmbedSpec, HeadSpec, Slice
+from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, HeadSpec, Slice
 from tandem.devices.vulkan.blocks import VulkanBlock, grouped, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
 from tandem.devices.vulkan.ceilings import measure_ceilings
@@ -131,22 +131,29 @@ class VulkanDevice:
                     total += matrix_bytes(self._context.gpu.limits, tensors)
         return total
 
-    def plan_workspace(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> int:
-        return sum(sizes(specs, rows, samples, resident=not self._context.gpu.unified).values())
+    def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
+        needed: dict[str, int] = {}
+        for program in programs:
+            scratch = sizes(program.specs, program.rows, samples, resident=not self._context.gpu.unified)
+            needed |= {name: max(size, needed.get(name, 0)) for name, size in scratch.items()}
+        return sum(needed.values())
 
-    def plan_host(self, specs: Sequence[BlockSpec], layout: BatchLayout) -> int:
+    def plan_host(self, programs: Sequence[ProgramPlan], layout: BatchLayout) -> int:
         """A step's data, mirrors of the step's arrays that cannot be imported and, across a bus, staging buffers."""
-        rows = layout.max_rows
-        arrays = [4 * rows * specs[0].hidden] if specs else []
-        for spec in specs:
-            if isinstance(spec, HeadSpec):
-                shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab).values()
-                arrays += [4 * layout.max_samples * spec.vocab, *(4 * count * width for count, width in shapes)]
-        if any(isinstance(spec, EmbedSpec | HeadSpec) for spec in specs):
-            arrays.append(4 * layout.max_sequences)
-        slices = max((spec.slices for spec in specs if isinstance(spec, CombineSpec)), default=0)
-        arrays += [4 * slices * rows * specs[0].hidden] if slices else []
-        return self._machine.memory.planned_host(arrays) + step_data_bytes(layout.size)
+        arrays: dict[tuple[str, int], int] = {}
+        for program in programs:
+            hidden = 4 * program.rows * program.specs[0].hidden
+            arrays["hidden", program.buffers] = hidden
+            if program.slices:
+                arrays["partials", program.buffers] = program.slices * hidden
+            for spec in program.specs:
+                if isinstance(spec, EmbedSpec | HeadSpec):
+                    arrays["slots", 0] = 4 * layout.max_sequences
+                if isinstance(spec, HeadSpec):
+                    arrays["logits", 0] = 4 * layout.max_samples * spec.vocab
+                    shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
+                    arrays |= {(name, 0): 4 * count * width for name, (count, width) in shapes.items()}
+        return self._machine.memory.planned_host(arrays.values()) + step_data_bytes(layout.size)
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> VulkanKVPool:
         return VulkanKVPool(self._context, self._machine.memory, group, pages)

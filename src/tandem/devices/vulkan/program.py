@@ -110,7 +110,7 @@ class VulkanProgram:
 
     def submit(self, batch: Batch, wait: Sequence[Event] = (), signal: Event | None = None) -> None:
         events = tuple(wait)
-        self._machine.lane.submit(lambda: self._run(batch, events), (), signal)
+        self._machine.lane.submit(lambda: self._run(batch, events, signal), (), signal)
 
     def profile(self, batch: Batch) -> list[KernelTime]:
         """See ProfiledProgram: a timestamp after every dispatch."""
@@ -153,7 +153,7 @@ class VulkanProgram:
         finally:
             timestamps.close()
 
-    def _run(self, batch: Batch, events: tuple[Event, ...]) -> None:
+    def _run(self, batch: Batch, events: tuple[Event, ...], signal: Event | None) -> None:
         """One step. What need not wait for `events` is done before: where the step's arrays are mapped, submitting."""
         queue = self._machine.context.queue
         submitted = None
@@ -170,6 +170,8 @@ class VulkanProgram:
                 for event in events:
                     event.wait()
             finally:
+                if signal is not None:
+                    signal.timeline.begin()
                 if submitted is not None:
                     queue.release()
         if submitted is None:
