@@ -14,10 +14,12 @@ from tandem.weights.open import open_checkpoint
 MODEL = SHARED / "models" / "tandem-stories-22m"
 
 
-@pytest.mark.parametrize("sequences", [1, 8])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_steady_step_allocates_and_copies_nothing(sequences: int, temperature: float) -> None:
-    config = EngineConfig(threads=1, max_sequences=sequences, rows=32, context=512)
+@pytest.mark.parametrize(
+    ("sequences", "temperature", "placement"),
+    [(1, 0.0, "cpu"), (1, 1.0, "cpu"), (8, 0.0, "cpu"), (8, 1.0, "cpu"), (8, 0.0, "cpu,m=3"), (1, 0.0, "cpu,m=2")],
+)
+def test_a_steady_step_allocates_and_copies_nothing(sequences: int, temperature: float, placement: str) -> None:
+    config = EngineConfig(threads=1, max_sequences=sequences, rows=32, context=512, placement=placement)
     engine = plan_engine(open_checkpoint(MODEL), config).load([])
     params = SamplingParams(max_tokens=100, temperature=temperature, ignore_eos=True, repetition_penalty=1.1)
     for k in range(sequences):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from itertools import pairwise
 
 import numpy as np
 
-from tandem.devices.batch import Batch, BatchLayout, Int32Array
+from tandem.devices.batch import SAMPLE_STRIDE, Batch, BatchLayout, Int32Array
 
 
 class MicroBatches:
@@ -22,14 +23,15 @@ class MicroBatches:
         self.head = Batch(layout)
         self._rows = rows
         self._page_size = page_size
-        self._groups = layout.kv_groups
         # Of one sequence, as its head sees it; no page is looked at.
         self.head.rows[:, 1] = np.arange(layout.max_rows, dtype=np.int32)
-        self._behind: Int32Array = np.zeros(layout.max_samples, dtype=np.int32)
+        self._head_samples = self.head.samples.reshape(-1).data
+        # An array, as numpy makes one of every number that it is given.
+        self._first: Int32Array = np.zeros(1, dtype=np.int32)
 
     def split(self, batch: Batch) -> int:
         """Fills the micro-batches with equal parts of the step's rows, which must lie in the order of their sequences;
-        returns how many there are.
+        returns how many there are. Allocates no arrays.
         """
         rows = batch.n_rows
         count = max(1, min(len(self.batches), rows))
@@ -46,39 +48,30 @@ class MicroBatches:
             micro.set_counts(0, 0, 0)
             return
         first, last = int(batch.rows[start, 0]), int(batch.rows[stop - 1, 0])
-        sequences = last - first + 1
         micro.rows[:count] = batch.rows[start:stop]
-        micro.rows[:count, 0] -= first
-        parts = micro.sequences[:sequences]
-        parts[:] = batch.sequences[first : last + 1]
-        parts[:, 0] -= start
-        before, behind = -int(parts[0, 0]), int(parts[-1, 0] + parts[-1, 1]) - count
-        parts[0, 0] += before
-        parts[0, 1] -= before
-        parts[-1, 1] -= behind
-        parts[-1, 2] -= behind
-        self._copy_pages(micro, batch, parts)
-        micro.set_counts(count, sequences, 0)
-
-    def _copy_pages(self, micro: Batch, batch: Batch, parts: Int32Array) -> None:
-        """The pages that the sequences' tables name, to where they are in the batch."""
+        numbers = micro.rows[:count, 0]
+        self._first[0] = first
+        np.subtract(numbers, self._first, out=numbers)
         low, high = len(batch.pages), 0
-        for group in range(self._groups):
-            offsets, firsts = parts[:, 4 + 2 * group], parts[:, 5 + 2 * group]
-            low = min(low, int(offsets.min()))
-            high = max(high, int((offsets - firsts - (-parts[:, 2] // self._page_size)).max()))
+        for index in range(first, last + 1):
+            begin, rows, length, slot, *tables = batch.sequences[index].tolist()
+            behind = max(0, begin + rows - stop)
+            rows, length, begin = begin + rows - behind - max(begin, start), length - behind, max(begin, start) - start
+            micro.sequences[index - first] = (begin, rows, length, slot, *tables)
+            pages = -(-length // self._page_size)
+            for offset, skipped in zip(tables[::2], tables[1::2], strict=True):
+                low, high = min(low, offset), max(high, offset + pages - skipped)
         if low < high:
             micro.pages[low:high] = batch.pages[low:high]
+        micro.set_counts(count, last - first + 1, 0)
 
     def _fill_head(self, batch: Batch, bounds: list[int]) -> None:
-        samples = batch.n_samples
-        chosen, behind = batch.samples[:samples, 0], self._behind[:samples]
-        head = self.head
+        head, samples = self.head, batch.n_samples
         head.samples[:samples] = batch.samples[:samples]
-        for start, stop in pairwise(bounds[:-1]):
-            np.greater_equal(chosen, stop, out=behind, casting="unsafe")
-            behind *= self._rows - (stop - start)
-            head.samples[:samples, 0] += behind
+        data = self._head_samples
+        for at in range(0, samples * SAMPLE_STRIDE, SAMPLE_STRIDE):
+            micro = bisect_right(bounds, data[at]) - 1
+            data[at] += micro * self._rows - bounds[micro]
         rows = (len(bounds) - 2) * self._rows + bounds[-1] - bounds[-2]
         head.sequences[0, :3] = (0, rows, rows)
         head.set_counts(rows, 1, samples)
