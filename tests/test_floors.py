@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "tandem"
 # From the top floor down; rooms of one floor do not import each other.
 FLOORS = [
     {"cli", "server"},
-    {"bench"},
+    {"deploy"},
+    {"bench", "doctor"},
     {"llm"},
     {"engine"},
     {"pipeline"},
@@ -21,6 +22,7 @@ FLOORS = [
     {"weights"},
     {"text"},
     {"_native"},
+    {"config"},
     {"errors"},
 ]
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}

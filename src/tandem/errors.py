@@ -29,3 +29,11 @@ class DeviceError(TandemError):
 
 class BenchError(TandemError):
     """A benchmark cannot run as asked: a trace that cannot be read, sizes that do not fit together, no matplotlib."""
+
+
+class ConfigError(TandemError):
+    """A configuration file or variable cannot be read, is unknown or has a value of the wrong kind."""
+
+
+class DeployError(TandemError):
+    """A service cannot be set up as asked, or a running one does not answer as it should."""

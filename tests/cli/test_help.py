@@ -19,7 +19,17 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["chat"], ["inspect"], ["plan-memory"], ["bench"], ["bench", "replay"], ["bench", "profile"]],
+    [
+        [],
+        ["run"],
+        ["chat"],
+        ["inspect"],
+        ["plan-memory"],
+        ["config"],
+        ["bench"],
+        ["bench", "replay"],
+        ["bench", "profile"],
+    ],
 )
 def test_help_into_a_pipe_has_no_colour(arguments: list[str]) -> None:
     # What CI sets makes typer believe in a terminal.
@@ -31,7 +41,7 @@ def test_help_into_a_pipe_has_no_colour(arguments: list[str]) -> None:
 
 def test_every_command_has_a_help_line() -> None:
     listing = tandem("--help").stdout
-    for command in ("run", "chat", "inspect", "plan-memory", "bench"):
+    for command in ("run", "chat", "inspect", "plan-memory", "config", "bench"):
         (line,) = [line for line in listing.splitlines() if line.strip("│ ").startswith(command + " ")]
         assert len(line.strip("│ ").split()) > 3
 

@@ -16,12 +16,12 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, devices, inspect, plan_memory, run
+from tandem.cli import bench, chat, config, devices, inspect, plan_memory, run
+from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
 from tandem.errors import TandemError
 
 DEBUG_VARIABLE = "TANDEM_DEBUG"
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -52,7 +52,7 @@ def _version(wanted: bool) -> None:
         try:
             print(f"tandem {version('tandem-llm')}")
         except PackageNotFoundError:
-            _fail(EXIT_ERROR, "the version is unknown: this is a source tree that is not installed (pip install -e .)")
+            fail(EXIT_ERROR, "the version is unknown: this is a source tree that is not installed (pip install -e .)")
         raise typer.Exit
 
 
@@ -78,7 +78,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except TandemError as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            _fail(EXIT_USAGE, str(error))
+            fail(EXIT_USAGE, str(error))
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
@@ -87,7 +87,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except MemoryError:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            _fail(
+            fail(
                 EXIT_USAGE,
                 "not enough memory: the system refused some of what was planned (is there a limit, as by ulimit -v?); "
                 "free memory, raise the limit, or take a smaller model or --context",
@@ -97,9 +97,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
                 _discard_stdout()
-                _fail(EXIT_ERROR, f"the output cannot be written: {error.strerror}")
+                fail(EXIT_ERROR, f"the output cannot be written: {error.strerror}")
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            _fail(EXIT_ERROR, f"unexpected {what} (set {DEBUG_VARIABLE}=1 for the traceback)")
+            fail(EXIT_ERROR, f"unexpected {what} (set {DEBUG_VARIABLE}=1 for the traceback)")
 
     return guarded
 
@@ -109,19 +109,19 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(code: int, message: str) -> None:
-    """One line, whatever the message holds."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-_commands: dict[str, Callable[..., None]] = {
+# The configuration gives these their defaults; a measurement's command line says all of it.
+_configured: dict[str, Callable[..., None]] = {
     "run": run.run,
     "chat": chat.chat,
     "inspect": inspect.inspect,
     "plan-memory": plan_memory.plan_memory,
-    "devices": devices.devices,
 }
+_commands: dict[str, Callable[..., None]] = {
+    "devices": devices.devices,
+    "config": config.config,
+}
+for _name, _command in _configured.items():
+    app.command(_name)(_guarded(flags(_command, configured=True)))
 for _name, _command in _commands.items():
     app.command(_name)(_guarded(flags(_command)))
 

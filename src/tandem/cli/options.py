@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from tandem.cli.config import ConfigFile
 from tandem.errors import RequestError
 
 if TYPE_CHECKING:
@@ -140,8 +141,11 @@ def _show_loading() -> Callable[[int, int], None]:
     return show
 
 
-def flags(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with each parameter that is a dataclass replaced by one keyword parameter per field."""
+def flags(command: Callable[..., None], *, configured: bool = False) -> Callable[..., None]:
+    """`command` with each parameter that is a dataclass replaced by one keyword parameter per field.
+
+    configured: its flags take their defaults from the configuration, and `--config` names its file.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type] = {}
     parameters = []
@@ -161,8 +165,20 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
             for field in dataclasses.fields(group)
         ]
 
+    if configured:
+        for name, annotation in (("configuration", ConfigFile), ("ctx", typer.Context)):
+            default = None if name == "configuration" else inspect.Parameter.empty
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            )
+
     @functools.wraps(command)
     def spread(**values: Any) -> None:
+        if configured:
+            del values["configuration"]
+            source = values.pop("ctx").get_parameter_source("model_option")
+            if values.get("model") is not None and source is not None and source.name == "DEFAULT_MAP":
+                values["model_option"] = None  # the command line names another model than the configuration
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
         command(**values)
