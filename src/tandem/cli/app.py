@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, config, devices, inspect, plan_memory, run
+from tandem.cli import bench, chat, config, devices, doctor, inspect, plan_memory, run
 from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
 from tandem.errors import TandemError
@@ -119,6 +119,7 @@ _configured: dict[str, Callable[..., None]] = {
 _commands: dict[str, Callable[..., None]] = {
     "devices": devices.devices,
     "config": config.config,
+    "doctor": doctor.doctor,
 }
 for _name, _command in _configured.items():
     app.command(_name)(_guarded(flags(_command, configured=True)))
