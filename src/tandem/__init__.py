@@ -8,13 +8,15 @@ if TYPE_CHECKING:
     from tandem.engine.sampling_params import SamplingParams as SamplingParams
     from tandem.errors import TandemError as TandemError
     from tandem.llm import LLM as LLM
+    from tandem.text.grammar import Grammar as Grammar
 
 _HOMES = {
     "LLM": "tandem.llm",
+    "Grammar": "tandem.text.grammar",
     "SamplingParams": "tandem.engine.sampling_params",
     "TandemError": "tandem.errors",
 }
-__all__ = ["LLM", "SamplingParams", "TandemError"]
+__all__ = ["LLM", "Grammar", "SamplingParams", "TandemError"]
 
 
 def __getattr__(name: str) -> Any:

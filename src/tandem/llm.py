@@ -88,7 +88,7 @@ class LLM:
         self.memory_plan: MemoryPlan = planned.plan
         self.devices: tuple[DeviceInfo, ...] = tuple(device.info for device in planned.devices.values())
         try:
-            self._engine = planned.load(self.tokenizer.eos_ids, progress=progress)
+            self._engine = planned.load(self.tokenizer.eos_ids, tokenizer=self.tokenizer, progress=progress)
         except BaseException:
             planned.close()
             raise

@@ -153,3 +153,26 @@ def test_a_reader_that_leaves_ends_it_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=30) == 0
+
+
+def test_text_that_a_grammar_describes(tmp_path: Path) -> None:
+    schema, lark = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"type": "object", "properties": {"age": {"enum": [7, 8]}}, "required": ["age"]}')
+    lark.write_text('start: "red" | "green"\n')
+    result = tandem("run", PROMPT, "--json-schema", schema, "--seed", 1)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["age"] in (7, 8)
+    assert tandem("run", PROMPT, "--grammar", lark).stdout.strip() in ("red", "green")
+
+
+def test_a_grammar_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"type": "objct"}')
+    for arguments, says in (
+        (("--json-schema", bad), "Invalid type: objct"),
+        (("--grammar", tmp_path / "none"), "cannot be read: No such file"),
+        (("--grammar", bad, "--json-schema", bad), "not both"),
+    ):
+        result = tandem("run", PROMPT, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert says in result.stderr

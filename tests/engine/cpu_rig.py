@@ -55,12 +55,12 @@ class CpuRig(Driver):
         self._sample = self.engine._sampler.sample
         self.engine._sampler.sample = self._recorded  # type: ignore[method-assign, assignment]
 
-    def _recorded(self, logits: Float32Array, states: Sequence[SamplingState]) -> Any:
+    def _recorded(self, logits: Float32Array, states: Sequence[SamplingState], **options: Any) -> Any:
         for row, state in enumerate(states):
             key = (state.seed, state.sample_index, state.position)
             assert key not in self.logits, "a token is sampled twice"
             self.logits[key] = blake2b(logits[row].tobytes(), digest_size=8).digest()
-        return self._sample(logits, states)
+        return self._sample(logits, states, **options)
 
     def close(self) -> None:
         self.engine.executor.close()

@@ -11,6 +11,7 @@ from tandem.engine.engine import Engine
 from tandem.engine.request import Delta, Request, TokenLogprobs
 from tandem.engine.sampling_params import SamplingParams
 from tandem.memory.plan import Limits
+from tandem.text.tokenizer import Tokenizer
 
 VOCAB = 64
 EOS = 7
@@ -95,11 +96,12 @@ class Rig(Driver):
         prefix_cache: bool = True,
         vocab: int = VOCAB,
         candidates: int = 0,
+        tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
         spec = toy_spec(vocab, window, context)
         plan = toy_plan(spec, Limits(context, sequences, rows), kv_positions, candidates=candidates)
         executor, self.program = toy_executor(spec, plan, candidates=candidates)
-        super().__init__(Engine(executor, eos_ids={EOS}, prefix_cache=prefix_cache))
+        super().__init__(Engine(executor, eos_ids={EOS}, prefix_cache=prefix_cache, tokenizer=tokenizer))
 
 
 def alone(

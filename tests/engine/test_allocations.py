@@ -76,9 +76,9 @@ def test_the_engine_counts_what_native_code_allocates_in_a_step() -> None:
     assert engine.counters.allocations == before
     sample = engine._sampler.sample
 
-    def wasteful(*arguments: Any) -> Any:
+    def wasteful(*arguments: Any, **options: Any) -> Any:
         _native.Sampler(30_000, 1)
-        return sample(*arguments)
+        return sample(*arguments, **options)
 
     engine._sampler.sample = wasteful  # type: ignore[method-assign]
     engine.step()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tandem.engine.output import CompletionChunk, CompletionOutput
     from tandem.llm import LLM
+    from tandem.text.grammar import Grammar
 
 
 def run(
@@ -33,6 +34,13 @@ def run(
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt, with the model's chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message, with --chat.", show_default=False)] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The text is JSON that this schema describes.", show_default=False),
+    ] = None,
+    grammar: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The text follows this grammar (Lark).", show_default=False)
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="So many samples, one after another.")] = 1,
     logprobs: Annotated[
         int | None,
@@ -50,14 +58,15 @@ def run(
         raise RequestError("--system needs --chat: only a chat template has a place for a system message")
     if logprobs is not None and not as_json:
         raise RequestError("--logprobs needs --json: plain text has no place for them")
-    sampling.params(n=n, logprobs=logprobs)
+    follow = _grammar(json_schema, grammar)
+    sampling.params(n=n, logprobs=logprobs, grammar=follow)
     text = read_prompt(prompt, file)
     start = time.perf_counter()
     with engine.load(model, max_sequences=n) as llm:
         load_s = time.perf_counter() - start
         # A seed that is drawn is drawn here, so that it can be shown.
         seed = draw_seed() if sampling.seed in (None, -1) else sampling.seed
-        params = sampling.params(llm.get_default_sampling_params(), n=n, logprobs=logprobs, seed=seed)
+        params = sampling.params(llm.get_default_sampling_params(), n=n, logprobs=logprobs, seed=seed, grammar=follow)
         tokens = _chat_tokens(llm, text, system) if chat else llm.tokenizer.encode(text)
         meter = Meter(len(tokens))
         chunks = meter.watch(llm.stream(tokens, params))
@@ -94,11 +103,29 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     return text
 
 
-def _decode(data: bytes, source: str) -> str:
+def _grammar(json_schema: Path | None, lark: Path | None) -> Grammar | None:
+    """What the text must match, checked before anything is loaded."""
+    from tandem.text.grammar import Grammar, check_grammar
+
+    if json_schema is not None and lark is not None:
+        raise RequestError("a text follows one grammar: give --json-schema or --grammar, not both")
+    file = json_schema or lark
+    if file is None:
+        return None
+    try:
+        text = _decode(file.read_bytes(), str(file), "grammar")
+    except OSError as error:
+        raise RequestError(f"the grammar file {file} cannot be read: {error.strerror}") from None
+    grammar = Grammar(kind="lark" if json_schema is None else "json_schema", text=text)
+    check_grammar(grammar)
+    return grammar
+
+
+def _decode(data: bytes, source: str, what: str = "prompt") -> str:
     try:
         return data.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise RequestError(f"the prompt from {source} is not UTF-8 text: byte {error.start} is no character") from None
+        raise RequestError(f"the {what} from {source} is not UTF-8 text: byte {error.start} is no character") from None
 
 
 def _chat_tokens(llm: LLM, text: str, system: str | None) -> list[int]:

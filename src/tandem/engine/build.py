@@ -17,10 +17,12 @@ from tandem.memory.system import available_bytes, counted, format_bytes, parse_b
 from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
+from tandem.models.tokenizer import open_tokenizer
 from tandem.pipeline.devices import open_device
 from tandem.pipeline.executor import Executor
 from tandem.pipeline.notation import parse_placement
 from tandem.pipeline.placement import Placement
+from tandem.text.tokenizer import Tokenizer
 from tandem.weights.checkpoint import Checkpoint
 
 # Where nobody says how much memory to use, KV pools hold this many positions per sequence on average.
@@ -93,8 +95,15 @@ class PlannedEngine:
     devices: Mapping[str, Device]
     plan: MemoryPlan
 
-    def load(self, eos_ids: Iterable[int], *, progress: Callable[[int, int], None] | None = None) -> Engine:
-        """Loads the weights and links the programs. progress: called with (blocks loaded, blocks).
+    def load(
+        self,
+        eos_ids: Iterable[int],
+        *,
+        tokenizer: Tokenizer | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Engine:
+        """Loads the weights and links the programs. tokenizer: for requests with a grammar; None reads it from the
+        model's files when the first one comes. progress: called with (blocks loaded, blocks).
 
         Raises MemoryPlanError where the machine has less memory free than the plan takes.
         """
@@ -112,7 +121,13 @@ class PlannedEngine:
             lambda index: block_weights(self.checkpoint, self.spec, index),
             progress=progress,
         )
-        return Engine(executor, eos_ids=eos_ids, prefix_cache=self.config.prefix_cache)
+        checkpoint = self.checkpoint
+        return Engine(
+            executor,
+            eos_ids=eos_ids,
+            prefix_cache=self.config.prefix_cache,
+            tokenizer=lambda: open_tokenizer(checkpoint) if tokenizer is None else tokenizer,
+        )
 
     def close(self) -> None:
         for device in self.devices.values():

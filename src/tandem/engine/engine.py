@@ -7,15 +7,17 @@ deltas
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tandem._native import allocations
 from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
 from tandem.engine.batch_builder import BatchBuilder
+from tandem.engine.masks import GrammarMasks
 from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
-from tandem.engine.sampling import Sampled, Sampler, SamplingState, draw_seed
+from tandem.engine.sampling import Sampled, Sampler, SamplingState, UInt32Array, draw_seed
 from tandem.engine.sampling_params import SamplingParams
 from tandem.engine.scheduler import Schedule, Scheduler
 from tandem.engine.sequence import HEAD_START, Sequence, State
@@ -23,6 +25,11 @@ from tandem.errors import DeviceError, RequestError
 from tandem.memory.kv_cache import KVCache
 from tandem.memory.system import counted
 from tandem.pipeline.executor import Executor, StepHandle
+from tandem.text.grammar import GrammarCompiler
+from tandem.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 @dataclass(slots=True)
@@ -52,7 +59,7 @@ class Counters:
 @dataclass(slots=True)
 class Step:
     """A step on its way: what was scheduled, the batch that carries it, and the executor's handle; when it was handed
-    to the devices, and the count of allocations before.
+    to the devices, and the count of allocations before; by sampled row, the mask of the tokens that its grammar allows.
 
     The engine has one, so one is in flight at a time: the next one needs the tokens that this one samples.
     """
@@ -62,6 +69,7 @@ class Step:
     handle: StepHandle | None = None
     submitted: float = 0.0
     allocations: int = 0
+    masks: list[UInt32Array | None] | None = None
 
 
 class Engine:
@@ -71,8 +79,17 @@ class Engine:
     last delta has `ended` set.
     """
 
-    def __init__(self, executor: Executor, *, eos_ids: Iterable[int] = (), prefix_cache: bool = True) -> None:
-        """eos_ids: tokens that end a generation, unless a request ignores them."""
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        eos_ids: Iterable[int] = (),
+        prefix_cache: bool = True,
+        tokenizer: Callable[[], Tokenizer] | None = None,
+    ) -> None:
+        """eos_ids: tokens that end a generation, unless a request ignores them. tokenizer: gives the model's, once a
+        request has a grammar; without it none may have one.
+        """
         layout, limits = executor.plan.layout, executor.plan.limits
         self.executor = executor
         self.limits = limits
@@ -84,6 +101,10 @@ class Engine:
         self._eos_ids = tuple(sorted(token for token in eos_ids if token < self.vocab))
         self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, limits.context))
         self._sampler = Sampler(self.vocab, layout.max_samples, threads=executor.threads)
+        self._masks = GrammarMasks(self.vocab, limits.sequences, executor.threads)
+        self._grammars: GrammarCompiler | None = None
+        if tokenizer is not None:
+            self._grammars = GrammarCompiler(tokenizer, vocab=self.vocab, eos_ids=self._eos_ids)
         self._states: list[SamplingState] = []
         self._live: dict[str, list[Sequence]] = {}
         self._deltas: list[Delta] = []
@@ -94,8 +115,11 @@ class Engine:
         """Nothing to compute and nothing to report."""
         return self.scheduler.idle and not self._deltas
 
-    def check(self, request: Request) -> None:
-        """Raises RequestError for a request that this engine does not accept; may be called from any thread."""
+    def check(self, request: Request) -> LLMatcher | None:
+        """Raises RequestError for a request that this engine does not accept; may be called from any thread.
+
+        Returns the request's grammar, compiled, for `submit`.
+        """
         prompt, context = request.prompt, self.limits.context
         if not isinstance(request.params, SamplingParams):
             raise RequestError(f"sampling parameters must be SamplingParams, not {type(request.params).__name__}")
@@ -116,10 +140,19 @@ class Engine:
                 f"{counted(self.limits.sequences, 'sequence')} at once"
             )
         request.params.validate(self.vocab)
+        if request.params.grammar is None:
+            return None
+        if self._grammars is None:
+            raise RequestError("this engine has no tokenizer, without which it cannot follow a grammar")
+        return self._grammars.compile(request.params.grammar)
 
-    def submit(self, request: Request) -> None:
-        """Accepts a request. Raises RequestError as `check` does, and for an id that is in use."""
-        self.check(request)
+    def submit(self, request: Request, grammar: LLMatcher | None = None) -> None:
+        """Accepts a request. Raises RequestError as `check` does, and for an id that is in use.
+
+        grammar: what `check` returned of it, so that compiling does not hold up the steps.
+        """
+        if grammar is None:
+            grammar = self.check(request)
         if request.id in self._live:
             raise RequestError(f"a request with the id {request.id!r} is running already")
         self._serial += 1
@@ -135,6 +168,7 @@ class Engine:
                 stop_ids=params.stop_ids(self._eos_ids),
                 max_tokens=min(params.max_tokens or self.limits.context, self.limits.context - len(request.prompt)),
                 seed=seed,
+                matcher=grammar,
             )
             for index in range(params.n)
         ]
@@ -184,10 +218,14 @@ class Engine:
                 states.append(self._state(sequence))
                 states.extend([self._state(fork) for fork in sequence.forks])
         if self.executor.candidates is not None:
-            self._sampler.ask(self.executor.candidates, states, batch.n_samples)
+            # The device applies the masks.
+            step.masks = self._masks.fill(states)
+            self._sampler.ask(self.executor.candidates, states, batch.n_samples, step.masks)
         step.submitted = time.perf_counter()
         counters.host_seconds += step.submitted - started
         step.handle = self.executor.submit(batch)
+        if self.executor.candidates is None:
+            step.masks = self._masks.fill(states)
         return step
 
     def commit(self, step: Step) -> None:
@@ -203,7 +241,7 @@ class Engine:
         states = self._states
         if states:
             try:
-                sampled = self._sample(step.handle, logits)
+                sampled = self._sample(step, step.handle, logits)
             except DeviceError as error:
                 self._fail_step(schedule, str(error))
                 return
@@ -219,7 +257,8 @@ class Engine:
             self.scheduler.advance(sequence, schedule.rows[i])
             if schedule.samples[i]:
                 for sample in self.scheduler.fork(sequence) if sequence.forks else (sequence,):
-                    self._take(sample, tokens[at], sampled.logprobs.get(at), sampled.errors.get(at))
+                    reason = self._masks.errors.get(at) or sampled.errors.get(at)
+                    self._take(sample, tokens[at], sampled.logprobs.get(at), reason)
                     at += 1
         counters.sampled += len(states)
         counters.allocations += allocations() - step.allocations
@@ -227,10 +266,10 @@ class Engine:
         counters.sample_seconds += sampled_at - waited
         counters.host_seconds += time.perf_counter() - sampled_at
 
-    def _sample(self, handle: StepHandle, logits: Float32Array) -> Sampled:
+    def _sample(self, step: Step, handle: StepHandle, logits: Float32Array) -> Sampled:
         """Tokens for the states, from candidates where the device picked them. Raises DeviceError."""
         if handle.candidates is None:
-            return self._sampler.sample(logits, self._states)
+            return self._sampler.sample(logits, self._states, masks=step.masks)
         counters = self.counters
         counters.whole_rows += len(logits) - len(self._states)
 
@@ -238,7 +277,7 @@ class Engine:
             counters.whole_rows += len(rows)
             return handle.fetch(rows)
 
-        return self._sampler.sample_candidates(handle.candidates, self._states, fetch)
+        return self._sampler.sample_candidates(handle.candidates, self._states, fetch, step.masks)
 
     def _state(self, sequence: Sequence) -> SamplingState:
         if sequence.sampling is None:
@@ -250,6 +289,7 @@ class Engine:
                 seed=sequence.seed,
                 sample_index=sequence.index,
                 max_tokens=sequence.max_tokens,
+                matcher=None if sequence.matcher is None else sequence.matcher.deep_copy(),
             )
         return sequence.sampling
 

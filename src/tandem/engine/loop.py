@@ -7,10 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from tandem.engine.engine import Engine
 from tandem.engine.request import Delta, Request
 from tandem.errors import DeviceError, TandemError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 # Called on the engine's thread; it must not block. One that raises gets nothing more, and its request is cancelled.
 Sink = Callable[[Delta], object]
@@ -38,8 +42,8 @@ class EngineLoop:
 
         Raises RequestError at once for a request that the engine would refuse, DeviceError when the engine is gone.
         """
-        self._engine.check(request)
-        self._command(lambda: self._submit(request, sink))
+        grammar = self._engine.check(request)
+        self._command(lambda: self._submit(request, grammar, sink))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Cancels a request, or one sample of it that has begun to answer; nothing happens if it has ended already, as
@@ -75,12 +79,12 @@ class EngineLoop:
             self._commands.append(command)
             self._wake.notify()
 
-    def _submit(self, request: Request, sink: Sink) -> None:
+    def _submit(self, request: Request, grammar: LLMatcher | None, sink: Sink) -> None:
         """A request that fails here fails alone."""
         try:
             if self._failure is not None:
                 raise DeviceError(self._failure)
-            self._engine.submit(request)
+            self._engine.submit(request, grammar)
         except Exception as error:
             reason = str(error) if isinstance(error, TandemError) else f"the request failed: {error!r}"
             with suppress(Exception):

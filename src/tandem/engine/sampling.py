@@ -23,6 +23,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ from tandem import _native
 from tandem.devices.candidates import CandidateBuffers
 from tandem.engine.request import TokenLogprobs
 from tandem.engine.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -51,10 +55,21 @@ def draw_seed() -> int:
 
 class SamplingState:
     """What sampling knows of one generated sequence. All samples of a request share `seed`, which is drawn
-    where the request gave none, and differ in `sample_index`.
+    where the request gave none, and differ in `sample_index`. matcher: of the request's grammar, this sequence's own;
+    unread: a token that it has not been shown yet.
     """
 
-    __slots__ = ("_penalized", "generated", "native", "params", "prompt_length", "sample_index", "seed")
+    __slots__ = (
+        "_penalized",
+        "generated",
+        "matcher",
+        "native",
+        "params",
+        "prompt_length",
+        "sample_index",
+        "seed",
+        "unread",
+    )
 
     def __init__(
         self,
@@ -66,6 +81,7 @@ class SamplingState:
         seed: int | None = None,
         sample_index: int = 0,
         max_tokens: int = 0,
+        matcher: LLMatcher | None = None,
     ) -> None:
         """prompt: token ids. seed: used where `params` has none. max_tokens: the most that this sequence may
         generate, which sizes the memory of the penalties.
@@ -76,6 +92,8 @@ class SamplingState:
         self.sample_index = sample_index
         self.prompt_length = len(prompt)
         self.generated = 0
+        self.matcher = matcher
+        self.unread: int | None = None
         self._penalized = (
             params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         )
@@ -107,6 +125,7 @@ class SamplingState:
     def append(self, token: int) -> None:
         """Records a generated token."""
         self.generated += 1
+        self.unread = token
         if self._penalized:
             self.native.append(token)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from tandem._native import MAX_LOGPROBS
 from tandem.errors import RequestError
+from tandem.text.grammar import Grammar
 
 MAX_SAMPLES = 16384
 _INT32_MAX = 2**31 - 1
@@ -26,6 +27,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_tokens: no stop token is chosen before so many. max_tokens: None is as many as the context holds.
     logprobs, prompt_logprobs: how many of the likeliest tokens to report at each position, besides the one
     that is there; None reports nothing.
+    grammar: what the output must match; it ends when that does, with an end-of-sequence token.
     """
 
     n: int = 1
@@ -47,6 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _check_int("n", self.n, 1, MAX_SAMPLES)
@@ -72,6 +75,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise RequestError(f"{flag} must be true or false, not {getattr(self, flag)!r}.")
         self._check_stops()
         self._check_bias()
+        self._check_grammar()
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -105,6 +109,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise RequestError(f"stop_token_ids must be a list of token ids, not {self.stop_token_ids!r}.")
         for token in self.stop_token_ids:
             _check_int("stop_token_ids", token, 0, _INT32_MAX, "hold token ids of 0 or more")
+
+    def _check_grammar(self) -> None:
+        if self.grammar is None:
+            return
+        if not isinstance(self.grammar, Grammar):
+            raise RequestError(f"grammar must be a Grammar, not {self.grammar!r:.80}.")
+        if self.ignore_eos or self.min_tokens:
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise RequestError(f"{name} and grammar contradict each other: a grammar says where its text ends.")
 
     def _check_bias(self) -> None:
         if self.logit_bias is None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from array import array
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from tandem.engine.request import Request
 from tandem.engine.sampling import SamplingState
 from tandem.memory.kv_cache import PageTables
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 # Steps of head start that one level of priority is worth.
 HEAD_START = 1000
@@ -28,6 +32,7 @@ class Sequence:
     forks: the request's other samples, until this one's prompt is computed and they share its pages.
     scored: prompt tokens whose logprobs have been delivered (the first has none); prompt_len when none are asked for.
     max_tokens: the request's, and what the context leaves. sampling: made when the first token is sampled.
+    matcher: of the request's grammar, at its start.
     """
 
     __slots__ = (
@@ -37,6 +42,7 @@ class Sequence:
         "forks",
         "index",
         "keys",
+        "matcher",
         "max_tokens",
         "order",
         "params",
@@ -63,6 +69,7 @@ class Sequence:
         stop_ids: frozenset[int],
         max_tokens: int,
         seed: int,
+        matcher: LLMatcher | None = None,
     ) -> None:
         self.request_id = request.id
         self.params = request.params
@@ -74,6 +81,7 @@ class Sequence:
         self.stop_ids = stop_ids
         self.max_tokens = max_tokens
         self.seed = seed
+        self.matcher = matcher
         self.root = request.cache_salt.encode()
         self.state = State.WAITING if index == 0 else State.JOINED
         self.computed = 0
