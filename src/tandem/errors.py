@@ -37,3 +37,7 @@ class ConfigError(TandemError):
 
 class DeployError(TandemError):
     """A service cannot be set up as asked, or a running one does not answer as it should."""
+
+
+class ServerError(TandemError):
+    """The server cannot start as asked: the address is taken, a key file cannot be read."""

@@ -26,6 +26,7 @@ from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Counters
 from tandem.engine.loop import EngineLoop
 from tandem.engine.output import CompletionChunk, RequestOutput, RequestText
+from tandem.engine.prompt import Message, Prompt, PromptEncoder
 from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import ModelFileError, RequestError
@@ -33,12 +34,9 @@ from tandem.memory.plan import MemoryPlan
 from tandem.memory.system import counted
 from tandem.models.generation import sampling_defaults
 from tandem.models.tokenizer import open_tokenizer
-from tandem.text.chat import check_messages, render_chat
+from tandem.text.chat import check_messages
 from tandem.weights.open import open_checkpoint
 
-# What a prompt may be: text, or token ids.
-Prompt = str | Sequence[int]
-Message = Mapping[str, Any]
 _Params = TypeVar("_Params", SamplingParams, SamplingParams | Sequence[SamplingParams])
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "tandem-stories-22m.gguf"
@@ -93,6 +91,7 @@ class LLM:
             planned.close()
             raise
         self._loop = EngineLoop(self._engine)
+        self._prompts = PromptEncoder(self.tokenizer, planned.plan.limits.context)
         self._ids = count(1)
         # Also when this object is dropped, and when the interpreter ends: then a step must not run any more.
         self._close = weakref.finalize(self, self._loop.close)
@@ -122,7 +121,7 @@ class LLM:
         A request that is not acceptable does not stop the others: its output has `error` set and no text.
         """
         items: list[Prompt] = [prompts] if _is_one(prompts) else list(prompts)  # type: ignore[arg-type,list-item]
-        return self._run(items, sampling_params, priority, progress, lambda prompt: self._encode(prompt))
+        return self._run(items, sampling_params, priority, progress, self._prompts.encode)
 
     def chat(
         self,
@@ -156,15 +155,9 @@ class LLM:
         **template_kwargs: Any,
     ) -> tuple[str, list[int]]:
         """A conversation as text and token ids. Raises RequestError where the model has no chat template."""
-        text = render_chat(
-            self.tokenizer.chat_templates or None,
-            messages,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            special_tokens=self.tokenizer.special_tokens,
-            **template_kwargs,
+        return self._prompts.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, **template_kwargs
         )
-        return text, self._tokens(text, add_special=False)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[CompletionChunk]:
         """Continues one prompt, chunk by chunk as it is generated. Generation begins at once; leaving the loop early,
@@ -172,7 +165,7 @@ class LLM:
 
         Raises RequestError at once for a request that is not acceptable.
         """
-        request, text = self._request(*self._encode(prompt), self._params(sampling_params))
+        request, text = self._request(*self._prompts.encode(prompt), self._params(sampling_params))
         chunks = self._chunks(request, text)
         next(chunks)  # submits: only a generator that has begun runs its `finally` when it is closed or dropped
         return chunks
@@ -200,7 +193,7 @@ class LLM:
         """
         import asyncio  # a third of the import time of all this, and most callers need none of it
 
-        request, text = self._request(*self._encode(prompt), self._params(sampling_params))
+        request, text = self._request(*self._prompts.encode(prompt), self._params(sampling_params))
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
 
@@ -232,26 +225,6 @@ class LLM:
 
     def _params(self, given: _Params | None) -> _Params | SamplingParams:
         return self.get_default_sampling_params() if given is None else given
-
-    def _encode(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        if isinstance(prompt, str):
-            return prompt, self._tokens(prompt) if prompt else []
-        try:
-            if isinstance(prompt, bytes | bytearray):
-                raise TypeError
-            return None, [operator.index(token) for token in prompt]
-        except TypeError:
-            raise RequestError(f"a prompt must be a text or a list of token ids, not {prompt!r:.80}") from None
-
-    def _tokens(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Token ids of a prompt. One that cannot fit is refused before tokenizing it takes a minute."""
-        context = self._engine.limits.context
-        if (least := self.tokenizer.least_tokens(text)) >= context:
-            raise RequestError(
-                f"the prompt has {least:,} tokens or more, and the context of {context:,} must also hold the answer; "
-                "shorten the prompt or load the model with a larger context"
-            )
-        return self.tokenizer.encode(text, add_special=add_special)
 
     def _request(
         self, prompt: str | None, tokens: list[int], params: SamplingParams, priority: int = 0

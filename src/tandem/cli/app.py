@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, config, devices, doctor, inspect, plan_memory, run
+from tandem.cli import bench, chat, config, devices, doctor, inspect, plan_memory, run, serve
 from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
 from tandem.errors import TandemError
@@ -113,6 +113,7 @@ def _discard_stdout() -> None:
 _configured: dict[str, Callable[..., None]] = {
     "run": run.run,
     "chat": chat.chat,
+    "serve": serve.serve,
     "inspect": inspect.inspect,
     "plan-memory": plan_memory.plan_memory,
 }

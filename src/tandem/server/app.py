@@ -1,0 +1,66 @@
+"""The FastAPI application: routes, errors, and the OpenAPI document made from the structs that validate."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from tandem.server.chat import chat_completions
+from tandem.server.config import ServerConfig
+from tandem.server.errors import ApiError
+from tandem.server.http import JSON
+from tandem.server.hub import ModelHub
+from tandem.server.middleware import Gate
+from tandem.server.service import Service
+
+
+def create_app(config: ServerConfig, sources: dict[str, str]) -> FastAPI:
+    """The application for these models (`hub.name_sources`); the first is loaded when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = app.state.service = Service(config, ModelHub(sources, config))
+        await service.open()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(title="Tandem", version=_version(), lifespan=lifespan)
+    app.add_middleware(Gate, config=config)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+    app.post("/v1/chat/completions")(chat_completions)
+    return app
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSON(error.body, error.status, error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router says: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    path, method = request.url.path, request.method
+    said = {404: f"there is nothing at {path!r:.200}", 405: f"{path} does not take {method}"}
+    failure = ApiError(error.status_code, said.get(error.status_code, str(error.detail)))
+    return JSON(failure.body, failure.status, {**failure.headers, **(error.headers or {})})
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    failure = ApiError(500, f"unexpected {type(error).__name__}; the server's log says more")
+    return JSON(failure.body, failure.status)
+
+
+def _version() -> str:
+    try:
+        return version("tandem-llm")
+    except PackageNotFoundError:
+        return "0"

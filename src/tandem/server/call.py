@@ -1,0 +1,157 @@
+"""A call: what one HTTP request asks of a model, one or several engine requests, and the text that they bring."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from tandem.engine.output import CompletionChunk, RequestOutput, RequestText
+from tandem.engine.request import Delta, Request
+from tandem.engine.sampling_params import SamplingParams
+from tandem.server.errors import ApiError
+
+if TYPE_CHECKING:
+    from tandem.server.model import ServedModel
+
+# A prompt's text, if it has one, and its token ids.
+Encoded = tuple[str | None, list[int]]
+
+
+class Generation:
+    """One engine request of a call, with its text."""
+
+    __slots__ = ("accepted", "call", "number", "request", "text")
+
+    def __init__(self, call: Call, number: int, request: Request, text: RequestText) -> None:
+        self.call = call
+        self.number = number
+        self.request = request
+        self.text = text
+        self.accepted = False
+
+    @property
+    def samples(self) -> int:
+        return self.request.params.n
+
+
+class Call:
+    """Submits its requests at `start`, then yields their chunks, all that one step brought at once. Whatever happens,
+    the caller closes it: what still runs then is cancelled.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        prompts: Sequence[Encoded],
+        params: SamplingParams,
+        *,
+        cache_salt: str = "",
+    ) -> None:
+        self.id = secrets.token_hex(12)
+        self.model = model
+        self.params = params
+        self.began = time.perf_counter()
+        self.first_token: float | None = None
+        self.last_token: float | None = None
+        self.outcome: str | None = None
+        self.generations = []
+        for number, (prompt, tokens) in enumerate(prompts):
+            request = Request(id=f"{self.id}-{number}", prompt=tokens, params=params, cache_salt=cache_salt)
+            self.generations.append(Generation(self, number, request, RequestText(request, model.tokenizer, prompt)))
+        self._unfinished = len(self.generations)
+        self._chunks: list[tuple[int, CompletionChunk]] = []
+        self._failure: ApiError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def outputs(self) -> list[RequestOutput]:
+        """What has come so far, one for each prompt."""
+        return [generation.text.output for generation in self.generations]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(generation.request.prompt) for generation in self.generations)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(len(sample.token_ids) for output in self.outputs for sample in output.outputs)
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(output.num_cached_tokens for output in self.outputs)
+
+    async def start(self, timeout: float) -> None:
+        """Submits. Returns once the engine has accepted everything; raises ApiError where it does not."""
+        limit = f"the request took longer than {timeout:g} s, which is this server's limit"
+        self._timer = asyncio.get_running_loop().call_later(timeout, self.fail, ApiError(504, limit, code="timeout"))
+        self.model.submit(self)
+        while not all(generation.accepted for generation in self.generations):
+            await self._wait()
+
+    async def chunks(self) -> AsyncIterator[list[tuple[int, CompletionChunk]]]:
+        """(number of the prompt, chunk), until every sample has ended. Raises ApiError when the call fails."""
+        while True:
+            if self._chunks:
+                chunks, self._chunks = self._chunks, []
+                yield chunks
+            elif self._unfinished:
+                await self._wait()
+            else:
+                return
+
+    async def finish(self) -> list[RequestOutput]:
+        """Waits for the end; the results in the order of the prompts."""
+        async for _ in self.chunks():
+            pass
+        return self.outputs
+
+    def deliver(self, generation: Generation, delta: Delta) -> CompletionChunk | None:
+        """Called by the model with each delta of a request that has not finished."""
+        chunk = generation.text.push(delta)
+        if chunk is None:
+            return None
+        if chunk.error is not None:
+            self.fail(ApiError(500, chunk.error, code="engine_error"))
+            return chunk
+        if generation.text.output.finished:
+            self._unfinished -= 1
+        self._chunks.append((generation.number, chunk))
+        self.wake()
+        return chunk
+
+    def fail(self, error: ApiError) -> None:
+        """Ends the call with an error: what runs is cancelled, and whoever waits is told."""
+        if self._failure is None and self._unfinished:
+            self._failure = error
+            self.model.withdraw(self)
+            self.wake()
+
+    def close(self) -> None:
+        """Cancels what has not finished."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.model.withdraw(self)
+
+    def facts(self) -> dict[str, object]:
+        """For the log."""
+        return {
+            "model": self.model.name,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            **({} if self._failure is None else {"error": self._failure.message}),
+        }
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        if self._failure is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._failure is not None:
+            raise self._failure

@@ -1,0 +1,192 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tandem.engine.output import CompletionChunk, Logprobs
+from tandem.server.call import Call
+from tandem.server.errors import ApiError
+from tandem.server.fields import Count, Object, SamplingFields, TopLogprobs, Usage, sampling_params
+from tandem.server.http import DONE, JSON, EventStream, encode, error_events, read_body
+from tandem.server.service import Service
+from tandem.text.tokenizer import Tokenizer
+
+
+class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    """A conversation to answer. chat_template_kwargs: variables of the model's chat template, such as enable_thinking.
+    max_completion_tokens goes before max_tokens; without both, an answer may fill the context.
+    """
+
+    messages: Annotated[list[Object], Meta(min_length=1)]
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    chat_template_kwargs: Object | None = None
+
+
+class TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(msgspec.Struct):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class ChatMessage(msgspec.Struct, omit_defaults=True):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct):
+    index: int
+    message: ChatMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+async def chat_completions(request: Request) -> Response:
+    service = Service.of(request)
+    body = await read_body(request, _decoder)
+    model = await service.model(body.model)
+    prompt = await service.render(model, body.messages, **(body.chat_template_kwargs or {}))
+    params = sampling_params(
+        model,
+        body,
+        most=service.config.max_tokens,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    call = await service.start(request, model, [prompt], params, cache_salt=body.cache_salt)
+    if body.stream:
+        return EventStream(call, ChatEvents(call, usage=body.usage_wanted))
+    await service.finish(request, call)
+    (output,) = call.outputs
+    choices = [
+        ChatChoice(
+            sample.index,
+            ChatMessage("assistant", sample.text),
+            _logprobs(sample.logprobs, params.logprobs, model.tokenizer),
+            "length" if sample.finish_reason == "length" else "stop",
+        )
+        for sample in output.outputs
+    ]
+    return JSON(
+        ChatCompletion(
+            id=chat_id(call), created=int(time.time()), model=model.name, choices=choices, usage=usage_of(call)
+        )
+    )
+
+
+_decoder = msgspec.json.Decoder(ChatRequest)
+
+
+def chat_id(call: Call) -> str:
+    return f"chatcmpl-{call.id}"
+
+
+def usage_of(call: Call) -> Usage:
+    usage = Usage(
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
+        total_tokens=call.prompt_tokens + call.completion_tokens,
+    )
+    usage.prompt_tokens_details.cached_tokens = call.cached_tokens
+    return usage
+
+
+class ChatEvents:
+    """`chat.completion.chunk`s. What does not change is encoded once."""
+
+    def __init__(self, call: Call, *, usage: bool) -> None:
+        self._call = call
+        self._usage = usage
+        self._tokenizer = call.model.tokenizer
+        head = {
+            "id": chat_id(call),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": call.model.name,
+        }
+        self._head = b"data: " + encode(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if usage else b"]}\n\n"
+
+    def begin(self) -> bytes:
+        return b"".join(
+            self._head
+            + b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}' % index
+            + self._tail
+            for index in range(self._call.params.n)
+        )
+
+    def chunks(self, chunks: list[tuple[int, CompletionChunk]]) -> bytes:
+        events: list[bytes] = []
+        for _, chunk in chunks:
+            reason = chunk.finish_reason
+            if not chunk.text and reason is None and chunk.logprobs is None:
+                continue
+            logprobs = (
+                b"null"
+                if chunk.logprobs is None
+                else encode(_logprobs(chunk.logprobs, self._call.params.logprobs, self._tokenizer))
+            )
+            if chunk.text or chunk.logprobs is not None:
+                events += (
+                    self._head, b'{"index":%d,"delta":{"content":' % chunk.index, encode(chunk.text), b'},"logprobs":',
+                    logprobs, b',"finish_reason":null}', self._tail,
+                )  # fmt: skip
+            if reason is not None:
+                events += (
+                    self._head, b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%s"}' % (
+                        chunk.index, b"length" if reason == "length" else b"stop"
+                    ),
+                    self._tail,
+                )  # fmt: skip
+        return b"".join(events)
+
+    def end(self) -> bytes:
+        usage = self._head + b'],"usage":' + encode(usage_of(self._call)) + b"}\n\n" if self._usage else b""
+        return usage + DONE
+
+    def error(self, error: ApiError) -> bytes:
+        return error_events(error)
+
+
+def _logprobs(positions: list[Logprobs] | None, top: int | None, tokenizer: Tokenizer) -> ChoiceLogprobs | None:
+    """One entry per token: itself, and the likeliest, best first."""
+    if positions is None or top is None:
+        return None
+    content = []
+    for position in positions:
+        entries = [
+            (logprob.rank, TopLogprob(logprob.decoded_token, logprob.logprob, list(tokenizer.token_bytes(token))))
+            for token, logprob in position.items()
+        ]
+        likeliest = [entry for rank, entry in sorted(entries, key=lambda pair: pair[0]) if rank <= top]
+        own = entries[0][1]
+        content.append(TokenLogprob(own.token, own.logprob, own.bytes, likeliest))
+    return ChoiceLogprobs(content)
