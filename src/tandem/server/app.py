@@ -10,13 +10,27 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from tandem.server.chat import chat_completions
+from tandem.server.chat import ChatCompletion, ChatRequest, chat_completions
+from tandem.server.completions import Completion, CompletionRequest, completions
 from tandem.server.config import ServerConfig
 from tandem.server.errors import ApiError
 from tandem.server.http import JSON
 from tandem.server.hub import ModelHub
 from tandem.server.middleware import Gate
+from tandem.server.openapi import BODY_ERRORS, Route, add_routes
 from tandem.server.service import Service
+from tandem.server.status import (
+    Health,
+    ModelCard,
+    ModelList,
+    Readiness,
+    health,
+    list_models,
+    metrics,
+    ready,
+    show_model,
+)
+from tandem.server.tokens import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens, detokenize, tokenize
 
 
 def create_app(config: ServerConfig, sources: dict[str, str]) -> FastAPI:
@@ -36,8 +50,21 @@ def create_app(config: ServerConfig, sources: dict[str, str]) -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    app.post("/v1/chat/completions")(chat_completions)
+    add_routes(app, ROUTES)
     return app
+
+
+ROUTES = [
+    Route("POST", "/v1/chat/completions", chat_completions, ChatRequest, ChatCompletion, BODY_ERRORS, stream=True),
+    Route("POST", "/v1/completions", completions, CompletionRequest, Completion, BODY_ERRORS, stream=True),
+    Route("GET", "/v1/models", list_models, answer=ModelList),
+    Route("GET", "/v1/models/{model}", show_model, answer=ModelCard, errors=(404,)),
+    Route("POST", "/tokenize", tokenize, TokenizeRequest, Tokens, BODY_ERRORS),
+    Route("POST", "/detokenize", detokenize, DetokenizeRequest, Detokenized, BODY_ERRORS),
+    Route("GET", "/health", health, answer=Health),
+    Route("GET", "/ready", ready, answer=Readiness, errors=(503,)),
+    Route("GET", "/metrics", metrics),
+]
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

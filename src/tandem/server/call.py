@@ -14,6 +14,7 @@ from tandem.engine.sampling_params import SamplingParams
 from tandem.server.errors import ApiError
 
 if TYPE_CHECKING:
+    from tandem.server.metrics import Metrics
     from tandem.server.model import ServedModel
 
 # A prompt's text, if it has one, and its token ids.
@@ -47,6 +48,7 @@ class Call:
         model: ServedModel,
         prompts: Sequence[Encoded],
         params: SamplingParams,
+        metrics: Metrics,
         *,
         cache_salt: str = "",
     ) -> None:
@@ -54,9 +56,9 @@ class Call:
         self.model = model
         self.params = params
         self.began = time.perf_counter()
-        self.first_token: float | None = None
-        self.last_token: float | None = None
-        self.outcome: str | None = None
+        self._metrics = metrics
+        self._last_token: float | None = None
+        self._closed = False
         self.generations = []
         for number, (prompt, tokens) in enumerate(prompts):
             request = Request(id=f"{self.id}-{number}", prompt=tokens, params=params, cache_salt=cache_salt)
@@ -88,7 +90,11 @@ class Call:
         """Submits. Returns once the engine has accepted everything; raises ApiError where it does not."""
         limit = f"the request took longer than {timeout:g} s, which is this server's limit"
         self._timer = asyncio.get_running_loop().call_later(timeout, self.fail, ApiError(504, limit, code="timeout"))
-        self.model.submit(self)
+        try:
+            self.model.submit(self)
+        except ApiError as error:
+            self._failure = error
+            raise
         while not all(generation.accepted for generation in self.generations):
             await self._wait()
 
@@ -119,9 +125,19 @@ class Call:
             return chunk
         if generation.text.output.finished:
             self._unfinished -= 1
+        if not self._chunks:
+            self._time_token()
         self._chunks.append((generation.number, chunk))
         self.wake()
         return chunk
+
+    def _time_token(self) -> None:
+        now, name = time.perf_counter(), self.model.name
+        if self._last_token is None:
+            self._metrics.first_token.labels(name).observe(now - self.began)
+        else:
+            self._metrics.between_tokens.labels(name).observe(now - self._last_token)
+        self._last_token = now
 
     def fail(self, error: ApiError) -> None:
         """Ends the call with an error: what runs is cancelled, and whoever waits is told."""
@@ -131,10 +147,25 @@ class Call:
             self.wake()
 
     def close(self) -> None:
-        """Cancels what has not finished."""
+        """Cancels what has not finished, and counts the call."""
+        if self._closed:
+            return
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self.model.withdraw(self)
+        metrics, name = self._metrics, self.model.name
+        metrics.calls.labels(name, self._outcome()).inc()
+        metrics.prompt_tokens.labels(name).inc(self.prompt_tokens)
+        metrics.tokens.labels(name).inc(self.completion_tokens)
+        metrics.latency.labels(name).observe(time.perf_counter() - self.began)
+
+    def _outcome(self) -> str:
+        if self._failure is None:
+            return "cancelled" if self._unfinished else "finished"
+        return {499: "cancelled", 504: "timeout", 429: "refused"}.get(
+            self._failure.status, "refused" if self._failure.status < 500 else "failed"
+        )
 
     def facts(self) -> dict[str, object]:
         """For the log."""

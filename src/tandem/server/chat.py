@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tandem.engine.output import CompletionChunk, Logprobs
 from tandem.server.call import Call
 from tandem.server.errors import ApiError
-from tandem.server.fields import Count, Object, SamplingFields, TopLogprobs, Usage, sampling_params
+from tandem.server.fields import Count, Object, SamplingFields, TopLogprobs, Usage, sampling_params, usage_of
 from tandem.server.http import DONE, JSON, EventStream, encode, error_events, read_body
 from tandem.server.service import Service
 from tandem.text.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ async def chat_completions(request: Request) -> Response:
     service = Service.of(request)
     body = await read_body(request, _decoder)
     model = await service.model(body.model)
-    prompt = await service.render(model, body.messages, **(body.chat_template_kwargs or {}))
+    prompt = await service.render(model, body.messages, variables=body.chat_template_kwargs)
     params = sampling_params(
         model,
         body,
@@ -84,8 +84,7 @@ async def chat_completions(request: Request) -> Response:
     call = await service.start(request, model, [prompt], params, cache_salt=body.cache_salt)
     if body.stream:
         return EventStream(call, ChatEvents(call, usage=body.usage_wanted))
-    await service.finish(request, call)
-    (output,) = call.outputs
+    (output,) = await service.finish(request, call)
     choices = [
         ChatChoice(
             sample.index,
@@ -107,16 +106,6 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 
 def chat_id(call: Call) -> str:
     return f"chatcmpl-{call.id}"
-
-
-def usage_of(call: Call) -> Usage:
-    usage = Usage(
-        prompt_tokens=call.prompt_tokens,
-        completion_tokens=call.completion_tokens,
-        total_tokens=call.prompt_tokens + call.completion_tokens,
-    )
-    usage.prompt_tokens_details.cached_tokens = call.cached_tokens
-    return usage
 
 
 class ChatEvents:

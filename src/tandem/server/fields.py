@@ -13,6 +13,7 @@ from msgspec import Meta
 from tandem._native import MAX_LOGPROBS
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import RequestError
+from tandem.server.call import Call
 from tandem.server.errors import ApiError, bad_request
 from tandem.server.model import ServedModel
 
@@ -122,3 +123,12 @@ class Usage(msgspec.Struct, kw_only=True):
     total_tokens: int
     prompt_tokens_details: PromptDetails = msgspec.field(default_factory=PromptDetails)
     completion_tokens_details: CompletionDetails = msgspec.field(default_factory=CompletionDetails)
+
+
+def usage_of(call: Call) -> Usage:
+    return Usage(
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
+        total_tokens=call.prompt_tokens + call.completion_tokens,
+        prompt_tokens_details=PromptDetails(cached_tokens=call.cached_tokens),
+    )

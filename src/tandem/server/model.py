@@ -51,6 +51,9 @@ class ServedModel:
         self.state: State = "unloaded"
         self.progress = 0.0
         self.restarts = 0
+        # Totals over all lives of the engine; seconds by where a step spent them.
+        self.rows = 0
+        self.busy = {"host": 0.0, "devices": 0.0, "sampler": 0.0}
         self.host_bytes = 0
         self.ready: frames.Ready | None = None
         self.stats: frames.Stats | None = None
@@ -77,6 +80,12 @@ class ServedModel:
     def prompts(self) -> PromptEncoder:
         assert self._prompts is not None, "the model has not been loaded"
         return self._prompts
+
+    @property
+    def context(self) -> int:
+        """Positions of one sequence. The model must be loaded."""
+        assert self.ready is not None, "the model has not been loaded"
+        return self.ready.context
 
     @property
     def pid(self) -> int | None:
@@ -232,10 +241,17 @@ class ServedModel:
             )
         return ApiError(503, f"{self.name} is not ready: {self.state}", code="model_unavailable", retry_after=1)
 
+    def _note(self, stats: frames.Stats) -> None:
+        self.stats = stats
+        self.rows += stats.rows
+        self.busy["host"] += stats.host_seconds
+        self.busy["devices"] += stats.wait_seconds
+        self.busy["sampler"] += stats.sample_seconds
+
     def _step(self, stepped: frames.Stepped) -> None:
         """What a step brought goes to the calls."""
         if stepped.stats is not None:
-            self.stats = stepped.stats
+            self._note(stepped.stats)
         for request_id in stepped.accepted:
             if (generation := self._live.get(request_id)) is not None:
                 generation.accepted = True

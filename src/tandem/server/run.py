@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -54,6 +56,16 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._service().on_failure = self._stop
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Without uvicorn's last word, which is to die of the signal: ending as asked is no failure."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _stop(self) -> None:
         self.should_exit = True
 
@@ -76,6 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(2048)
     except OSError as error:
         reason = {
             errno.EADDRINUSE: "another program listens there; stop it, or choose another --port",

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from starlette.requests import Request
 
+from tandem.engine.output import RequestOutput
 from tandem.engine.prompt import Message, Prompt
 from tandem.engine.sampling_params import SamplingParams
-from tandem.errors import RequestError
+from tandem.errors import ModelFileError, RequestError
 from tandem.server.call import Call, Encoded
 from tandem.server.config import ServerConfig
 from tandem.server.errors import ApiError, bad_request
 from tandem.server.http import noticing_disconnect
 from tandem.server.hub import ModelHub
+from tandem.server.metrics import Metrics
 from tandem.server.model import ServedModel
 
-# Characters that take long enough to tokenize to be worth another thread.
-_LONG = 4096
+# What a template is given by others than chat_template_kwargs.
+_RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "template", "special_tokens"))
 
 
 class Service:
+    """One server's configuration, models and metrics."""
+
     def __init__(self, config: ServerConfig, hub: ModelHub) -> None:
         self.config = config
         self.hub = hub
+        self.metrics = Metrics(hub.models.values())
         self.ending = False
         # Why the first model cannot be had, and whom to tell.
         self.failure: Exception | None = None
@@ -82,16 +88,30 @@ class Service:
     async def encode(self, model: ServedModel, prompt: Prompt) -> Encoded:
         """A prompt's token ids. Raises ApiError."""
         try:
-            if isinstance(prompt, str) and len(prompt) > _LONG:
-                return await asyncio.to_thread(model.prompts.encode, prompt)
-            return model.prompts.encode(prompt)
+            return await asyncio.to_thread(model.prompts.encode, prompt)
         except RequestError as error:
             raise bad_request(error, "prompt") from None
 
-    async def render(self, model: ServedModel, messages: Sequence[Message], **variables: Any) -> Encoded:
-        """A conversation's token ids, through the model's own template. Raises ApiError."""
+    async def render(
+        self,
+        model: ServedModel,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Encoded:
+        """A conversation's token ids, through the model's own template with these variables. Raises ApiError."""
+        variables = variables or {}
+        for name in _RESERVED.intersection(variables):
+            raise ApiError(400, f"chat_template_kwargs cannot set {name}", param="chat_template_kwargs")
+        render = partial(
+            model.prompts.render, messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+        )
         try:
-            return await asyncio.to_thread(model.prompts.render, messages, **variables)
+            return await asyncio.to_thread(render)
+        except ModelFileError as error:
+            raise ApiError(500, str(error), code="model_broken") from None
         except RequestError as error:
             raise bad_request(error, "messages") from None
 
@@ -105,7 +125,7 @@ class Service:
         cache_salt: str | None = None,
     ) -> Call:
         """A call that the engine has accepted. Raises ApiError."""
-        call = Call(model, prompts, params, cache_salt=cache_salt or "")
+        call = Call(model, prompts, params, self.metrics, cache_salt=cache_salt or "")
         request.state.call = call
         try:
             with noticing_disconnect(request.receive, call):
@@ -115,10 +135,10 @@ class Service:
             raise
         return call
 
-    async def finish(self, request: Request, call: Call) -> None:
-        """Waits for a call's end and closes it. Raises ApiError."""
+    async def finish(self, request: Request, call: Call) -> list[RequestOutput]:
+        """A call's outputs, once it has ended; closes it. Raises ApiError."""
         try:
             with noticing_disconnect(request.receive, call):
-                await call.finish()
+                return await call.finish()
         finally:
             call.close()
