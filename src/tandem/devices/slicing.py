@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, FFNSpec, Slice
-from tandem.devices.weights_check import block_name
+from tandem.devices.weights_check import block_name, check_weights
 from tandem.errors import DeviceError
 from tandem.weights.tensor import Tensor
 
@@ -46,10 +46,29 @@ def combine_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {names[role]: tensor for role, tensor in weights.items() if role in _OWNER_ROLES}
 
 
-def slice_weights(spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice) -> dict[str, Tensor]:
+def headers(
+    blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]],
+) -> list[tuple[BlockSpec, Mapping[str, Tensor]]]:
+    """What is computed for each of these blocks, and the weights for it: types and shapes, and an address of its own
+    for every tensor that is not shared; the bytes of cut columns are undefined. Raises as loading does.
+    """
+    found: list[tuple[BlockSpec, Mapping[str, Tensor]]] = []
+    for spec, weights, slice in blocks:
+        check_weights(spec, weights)
+        if slice is None:
+            found.append((spec, weights))
+        else:
+            found.append((slice_spec(spec, slice), slice_weights(spec, weights, slice, copy=False)))
+    return found
+
+
+def slice_weights(
+    spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice, *, copy: bool = True
+) -> dict[str, Tensor]:
     """The weights of `slice_spec(spec, slice)`, cut from the block's packed tensors.
 
-    Rows are views; columns are copies. Raises DeviceError where a bound would cut a quantization block.
+    Rows are views; columns are copies, or without `copy` memory that nobody has written. Raises DeviceError where a
+    bound would cut a quantization block.
     """
     slice_spec(spec, slice)
     start, stop = slice.start, slice.stop
@@ -67,7 +86,7 @@ def slice_weights(spec: BlockSpec, weights: Mapping[str, Tensor], slice: Slice) 
         if role in rows:
             cut[role] = _rows(tensor, *rows[role])
         elif role in columns:
-            cut[role] = _columns(tensor, *columns[role])
+            cut[role] = _columns(tensor, *columns[role], copy)
         elif role not in _OWNER_ROLES:
             cut[role] = tensor
     return cut
@@ -84,7 +103,7 @@ def _rows(tensor: Tensor, start: int, stop: int) -> Tensor:
     return Tensor(tensor.name, tensor.type, (stop - start, *tensor.shape[1:]), data)
 
 
-def _columns(tensor: Tensor, start: int, stop: int) -> Tensor:
+def _columns(tensor: Tensor, start: int, stop: int, copy: bool) -> Tensor:
     rows, columns = tensor.shape
     for bound in (start, stop):
         if bound % tensor.type.block and bound != columns:
@@ -94,4 +113,5 @@ def _columns(tensor: Tensor, start: int, stop: int) -> Tensor:
             )
     packed = tensor.data.reshape(rows, tensor.type.row_bytes(columns))
     part = packed[:, tensor.type.row_bytes(start) : tensor.type.row_bytes(stop)]
-    return Tensor(tensor.name, tensor.type, (rows, stop - start), np.ascontiguousarray(part).reshape(-1))
+    data = np.ascontiguousarray(part) if copy else np.empty(part.shape, dtype=np.uint8)
+    return Tensor(tensor.name, tensor.type, (rows, stop - start), data.reshape(-1))

@@ -138,7 +138,8 @@ class Slice:
 
     A sliced block writes its bare partial product, without post-norm, residual or bias, to
     `StepBuffers.partials[index]`; the block's owner (`CombineSpec`) adds the partials in slice order. Bounds must be
-    multiples of 256 columns (or whole KV heads), so that no quantization block and no packed row group is cut.
+    multiples of 32 columns and of the weights' quantization block (or whole KV heads), so that no packed row group and
+    no block is cut.
     """
 
     index: int

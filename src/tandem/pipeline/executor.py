@@ -119,11 +119,11 @@ class Executor:
             devices[group.device].allocate_kv(group.group, group.pages) for group in plan.groups
         )
         stages = placement.stages()
-        blocks: dict[tuple[str, Part], Any] = {}
+        self._blocks: dict[tuple[str, Part], Any] = {}
         for segment in (segment for stage in stages for segment in stage):
             for part in segment.parts:
                 loadable = part.loadable(spec.blocks[part.block], weights(part.block))
-                blocks[segment.device, part] = devices[segment.device].load(*loadable)
+                self._blocks[segment.device, part] = devices[segment.device].load(*loadable)
                 del loadable
                 if progress is not None:
                     progress(part.block + 1, len(spec.blocks))
@@ -132,10 +132,10 @@ class Executor:
         for number, stage in enumerate(stages):
             if self._micro_batches > 1 and number == len(stages) - 1:
                 after = tuple(index for each in before for index in each)
-                self._link(stage[0], number, self._micro_batches, blocks, after)
+                self._link(stage[0], number, self._micro_batches, after)
                 break
             for at in range(self._micro_batches):
-                before[at] = tuple(self._link(segment, number, at, blocks, before[at]) for segment in stage)
+                before[at] = tuple(self._link(segment, number, at, before[at]) for segment in stage)
         self._split: MicroBatches | None = None
         if self._micro_batches > 1:
             page_size = plan.groups[0].group.page_size
@@ -235,12 +235,11 @@ class Executor:
         segment: Segment,
         stage: int,
         micro_batch: int,
-        blocks: Mapping[tuple[str, Part], Any],
         after: tuple[int, ...],
     ) -> int:
         """Links a segment for a micro-batch; the number of the program."""
         name, buffers = segment.device, self._buffers[micro_batch]
-        loaded = [blocks[name, part] for part in segment.parts]
+        loaded = [self._blocks[name, part] for part in segment.parts]
         pools = [pool for pool, group in zip(self.pools, self.plan.groups, strict=True) if group.device == name]
         program = self._devices[name].link(loaded, rows=len(buffers.hidden), buffers=buffers, kv=pools)
         numbers = tuple(part.block for part in segment.parts)

@@ -14,7 +14,7 @@ from tandem.devices.base import DeviceInfo, Event, Float32Array, KVGroupSpec, Me
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu.threads import default_threads
 from tandem.devices.linking import check_buffers, pool_of
-from tandem.devices.slicing import slice_spec, slice_weights
+from tandem.devices.slicing import headers, slice_spec, slice_weights
 from tandem.devices.spec import (
     AttentionSpec,
     BlockSpec,
@@ -159,10 +159,7 @@ class CpuDevice:
     def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
         total = 0
         matrices: set[tuple[int, int]] = set()
-        for spec, weights, slice in blocks:
-            check_weights(spec, weights)
-            if slice is not None:
-                weights = slice_weights(spec, weights, slice)
+        for _, weights in headers(blocks):
             for tensor in weights.values():
                 if len(tensor.shape) != 2:
                     total += 4 * tensor.elements

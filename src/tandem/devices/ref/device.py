@@ -13,7 +13,7 @@ from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
 from tandem.devices.ref.blocks import RefBlock, Step, run_block
 from tandem.devices.ref.kv import RefKVPool
-from tandem.devices.slicing import slice_spec, slice_weights
+from tandem.devices.slicing import headers, slice_spec, slice_weights
 from tandem.devices.spec import AttentionSpec, BlockSpec, Slice
 from tandem.devices.weights_check import check_weights
 from tandem.errors import DeviceError
@@ -44,13 +44,7 @@ class RefDevice:
         return RefBlock(spec, slice, work, {role: dequantize(tensor) for role, tensor in weights.items()})
 
     def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
-        total = 0
-        for spec, weights, slice in blocks:
-            check_weights(spec, weights)
-            if slice is not None:
-                weights = slice_weights(spec, weights, slice)
-            total += sum(4 * tensor.elements for tensor in weights.values())
-        return total
+        return sum(4 * tensor.elements for _, weights in headers(blocks) for tensor in weights.values())
 
     def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
         """0: nothing is held between runs. The temporaries of a run are numpy's, and unplanned."""

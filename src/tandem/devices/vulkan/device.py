@@ -12,7 +12,7 @@ from tandem.devices.batch import BatchLayout
 from tandem.devices.candidates import candidate_shapes
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
-from tandem.devices.slicing import slice_spec, slice_weights
+from tandem.devices.slicing import headers, slice_spec, slice_weights
 from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, HeadSpec, Slice
 from tandem.devices.vulkan.blocks import VulkanBlock, grouped, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
@@ -116,12 +116,7 @@ class VulkanDevice:
     def plan_weights(self, blocks: Sequence[tuple[BlockSpec, Mapping[str, Tensor], Slice | None]]) -> int:
         total = 0
         seen: set[tuple[tuple[int, int], ...]] = set()
-        for spec, weights, slice in blocks:
-            check_weights(spec, weights)
-            work = spec
-            if slice is not None:
-                work = slice_spec(spec, slice)
-                weights = slice_weights(spec, weights, slice)
+        for work, weights in headers(blocks):
             vectors = vector_sizes(work, weights)
             total += rounded(vectors) if vectors else 0
             for tensors in (tensors for each in grouped(weights).values() for tensors in each):
