@@ -70,6 +70,10 @@ def test_result(subject: Subject) -> None:
             for summary in entry[kind].values():
                 assert len(summary["samples"]) == 2
                 assert summary["low"] <= summary["median"] <= summary["high"]
+            (name,) = entry["lanes"][kind]
+            lane = entry["lanes"][kind][name]
+            assert name == "cpu" and 0 < lane["busy"]["low"] <= lane["busy"]["high"] <= 1
+            assert lane["hand_overs_per_step"]["high"] == 0 and lane["hand_over_s"] is None
         decode = entry["decode"]
         assert decode["tokens_per_s"]["samples"] == pytest.approx(
             [entry["batch"] / seconds for seconds in decode["step_s"]["samples"]]
@@ -109,3 +113,21 @@ def test_workloads_that_cannot_be() -> None:
     spec = model_spec(open_checkpoint(MODEL))
     with pytest.raises(BenchError, match=r"depth of 512 .* trained for 512; choose smaller"):
         Workload().engine_config(spec)
+
+
+def test_lanes_of_a_pipeline_are_told() -> None:
+    """What each did, and what handing over took: as JSON and in the table."""
+    workload = Workload(kinds=("decode",), batches=(4,), depths=(0,), new_tokens=3, rounds=1, rows=32)
+    checkpoint = open_checkpoint(MODEL)
+    config = workload.engine_config(model_spec(checkpoint), threads=1, placement="attn=cpu,ffn=ref,m=2")
+    with open_subject(checkpoint, config) as subject:
+        result: dict[str, Any] = json.loads(json.dumps(run_throughput(subject, workload)))
+    lanes = result["results"][0]["lanes"]["decode"]
+    assert set(lanes) == {"cpu", "ref"}
+    assert all(0 < lane["busy"]["median"] <= 1 for lane in lanes.values())
+    # Each of two micro-batches comes from the other lane at each of the layers.
+    assert 0 < lanes["cpu"]["hand_overs_per_step"]["median"] <= 2 * subject.spec.layers
+    assert lanes["cpu"]["hand_over_s"]["median"] > 0
+    table = throughput_table(result)
+    assert "hand-overs a step" in table
+    assert any(line.split()[:3] == ["4", "decode", "cpu"] for line in table.splitlines())

@@ -66,6 +66,8 @@ def throughput_table(result: dict[str, Any]) -> str:
                 line += [_spread(mixed["tokens_per_s"]), f"{mixed['decode_tokens_per_s']['median']:,.0f}"]
             lines.append(line)
         blocks.append(f"depth {depth:,}\n{columns(lines)}")
+        if lanes := _lanes(entries, workload["kinds"]):
+            blocks.append(lanes)
     blocks.append(
         f"Medians of {workload['rounds']} rounds (lowest-highest). Of smaller: over the best of all smaller\n"
         "batches. Overhead: share of the time between native calls, all of it Python's. Of bandwidth: bytes\n"
@@ -74,6 +76,27 @@ def throughput_table(result: dict[str, Any]) -> str:
         f"{_most(result, 'bytes_copied_per_step'):,g} KV bytes\ncopied in a step."
     )
     return "\n\n".join(blocks)
+
+
+def _lanes(entries: list[dict[str, Any]], kinds: list[str]) -> str:
+    """What the lanes did, where there are several."""
+    lines = [["batch", "", "lane", "busy", "hand-overs a step", "us each"]]
+    for entry in entries:
+        for kind in kinds:
+            lanes = entry["lanes"][kind]
+            for name, lane in lanes.items() if len(lanes) > 1 else ():
+                each = lane["hand_over_s"]
+                lines.append(
+                    [
+                        str(entry["batch"]),
+                        kind,
+                        name,
+                        _percent(lane["busy"]),
+                        f"{lane['hand_overs_per_step']['median']:.1f}",
+                        f"{each['median'] * 1e6:.0f}" if each else "",
+                    ]
+                )
+    return columns(lines) if len(lines) > 1 else ""
 
 
 def _most(result: dict[str, Any], quantity: str) -> float:

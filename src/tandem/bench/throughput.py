@@ -30,6 +30,7 @@ from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import BenchError
 from tandem.memory.plan import PAGE_SIZE
 from tandem.models.spec import ModelSpec
+from tandem.pipeline.timing import PipelineTimes
 
 KINDS = ("prefill", "decode", "mixed")
 BATCHES = (1, 2, 4, 8, 9, 12, 16, 24, 32, 64)
@@ -99,10 +100,11 @@ class Span:
     """What the engine did while something was timed.
 
     seconds: of the wall clock; waited: of them, for the devices; sampling: in the sampler's native call.
-    allocations: of 4 KiB and more by native code. bytes_copied: of KV pages.
+    pipeline: what the lanes did. allocations: of 4 KiB and more by native code. bytes_copied: of KV pages.
     """
 
     seconds: float
+    pipeline: PipelineTimes
     waited: float
     sampling: float
     steps: int
@@ -218,12 +220,13 @@ class ThroughputBench:
         """Yields a function that, after the block, tells what happened in it."""
         counters = self._engine.counters
         names = ("wait_seconds", "sample_seconds", "steps", "rows", "sampled", "allocations", "bytes_copied")
-        before = [getattr(counters, name) for name in names]
+        before, lanes_before = [getattr(counters, name) for name in names], counters.pipeline.copy()
         spans: list[Span] = []
         start = time.perf_counter()
         yield lambda: spans[0]
         seconds = time.perf_counter() - start
-        spans.append(Span(seconds, *(getattr(counters, name) - was for name, was in zip(names, before, strict=True))))
+        passed = (getattr(counters, name) - was for name, was in zip(names, before, strict=True))
+        spans.append(Span(seconds, counters.pipeline.since(lanes_before), *passed))
 
     @staticmethod
     def _checked(span: Span, rows: int) -> Span:
@@ -263,6 +266,7 @@ def run_throughput(
                     kind: _summarize(spans[kind, batch, depth], _quantities(kind, batch, depth, subject, workload))
                     for kind in workload.kinds
                 },
+                "lanes": {kind: _lanes(spans[kind, batch, depth]) for kind in workload.kinds},
             }
             for depth in workload.depths
             for batch in workload.batches
@@ -291,6 +295,27 @@ def _quantities(
 
 def _summarize(spans: Sequence[Span], quantities: Mapping[str, Callable[[Span], float]]) -> dict[str, Any]:
     return {name: Summary.of([of(span) for span in spans]).to_json() for name, of in quantities.items()}
+
+
+def _lanes(spans: Sequence[Span]) -> dict[str, Any]:
+    return {name: _lane(name, spans) for name in spans[0].pipeline.lanes}
+
+
+def _lane(name: str, spans: Sequence[Span]) -> dict[str, Any]:
+    """Of one lane: its share of a step's time in programs, hand-overs that it waited for, and seconds that each took
+    (None where there were none).
+    """
+    lanes = [span.pipeline.lanes[name] for span in spans]
+    taken = [lane.hand_over_seconds / lane.hand_overs for lane in lanes if lane.hand_overs]
+    return {
+        "busy": Summary.of(
+            [lane.busy_seconds / span.pipeline.seconds for lane, span in zip(lanes, spans, strict=True)]
+        ).to_json(),
+        "hand_overs_per_step": Summary.of(
+            [lane.hand_overs / span.steps for lane, span in zip(lanes, spans, strict=True)]
+        ).to_json(),
+        "hand_over_s": Summary.of(taken).to_json() if taken else None,
+    }
 
 
 def relative_to_smaller(rates: Mapping[int, float]) -> dict[int, float]:

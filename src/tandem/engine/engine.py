@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tandem._native import allocations
@@ -25,6 +25,7 @@ from tandem.errors import DeviceError, RequestError
 from tandem.memory.kv_cache import KVCache
 from tandem.memory.system import counted
 from tandem.pipeline.executor import Executor, StepHandle
+from tandem.pipeline.timing import PipelineTimes
 from tandem.text.grammar import GrammarCompiler
 from tandem.text.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ class Counters:
     host_seconds: Python in the step loop. sample_seconds: the sampler. wait_seconds: from handing a step to the
     devices, which begin while the call still returns, to its end.
     whole_rows: logits rows that came whole from a device that picks candidates.
+    pipeline: how long each lane was busy, and what handing over between them took.
     """
 
     steps: int = 0
@@ -54,6 +56,7 @@ class Counters:
     host_seconds: float = 0.0
     sample_seconds: float = 0.0
     wait_seconds: float = 0.0
+    pipeline: PipelineTimes = field(default_factory=PipelineTimes)
 
 
 @dataclass(slots=True)
@@ -94,7 +97,7 @@ class Engine:
         self.executor = executor
         self.limits = limits
         self.vocab = executor.spec.vocab
-        self.counters = Counters()
+        self.counters = Counters(pipeline=executor.times)
         self.cache = KVCache(executor.pools, prefix_cache=prefix_cache)
         self.scheduler = Scheduler(self.cache, limits, layout.max_samples)
         # A tokenizer may know more tokens than the model has rows for.
