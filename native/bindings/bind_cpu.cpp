@@ -1,6 +1,7 @@
 // Timelines, KV pools, programs and the lane.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -46,18 +47,22 @@ struct PyLane : Lane {
     }
 };
 
-using MatrixSource = std::tuple<int, int64_t, int64_t, ByteArray, bool>;
+using File = std::tuple<std::string, int, int64_t>;
+using MatrixSource = std::tuple<int, int64_t, int64_t, ByteArray, std::optional<File>>;
 
 std::vector<std::shared_ptr<PackedMatrix>> pack_matrices(PyLane& lane, const std::string& isa,
                                                          const std::vector<MatrixSource>& sources) {
     const Kernels& kernels = choose_kernels(isa.c_str());
     std::vector<std::shared_ptr<PackedMatrix>> matrices;
+    std::vector<FileRange> files;
+    files.reserve(sources.size());  // tasks point into it
     std::vector<PackTask> tasks;
-    for (const auto& [type, rows, columns, data, mapped] : sources) {
+    for (const auto& [type, rows, columns, data, file] : sources) {
         const auto t = static_cast<WeightType>(type);
         check_source(t, rows, columns, data.size());
         matrices.push_back(std::make_shared<PackedMatrix>(make_packed(t, rows, columns)));
-        tasks.push_back({matrices.back().get(), data.data(), mapped});
+        if (file) files.push_back(std::make_from_tuple<FileRange>(*file));
+        tasks.push_back({matrices.back().get(), data.data(), file ? &files.back() : nullptr});
     }
     nb::gil_scoped_release release;
     pack(lane, kernels, tasks);
@@ -219,11 +224,10 @@ void bind_lane(nb::module_& m) {
         .def_prop_ro("scratch_bytes", [](const PyLane& self) { return self.scratch()->bytes(); })
         .def("close", &PyLane::close, nb::call_guard<nb::gil_scoped_release>())
         .def("pack", &pack_matrices, "isa"_a, "matrices"_a,
-             "Packs matrices, each (GGUF type, rows, columns, bytes uint8 [n], mapped), on the lane's "
-             "threads; "
-             "returns PackedMatrix objects in that order. mapped: the bytes are a file's, mapped read-only; "
-             "their "
-             "pages are let go.")
+             "Packs matrices, each (GGUF type, rows, columns, bytes uint8 [n], file), on the lane's threads; "
+             "returns PackedMatrix objects in that order. file: None, or (path, descriptor, offset) from "
+             "where "
+             "the bytes are read instead. StepFailed where that fails.")
         .def(
             "submit",
             [](PyLane& self, std::shared_ptr<Program> program, const BatchData& batch,

@@ -80,8 +80,8 @@ struct Probes {
 
 struct Kernels {
     const char* name;
-    // Fills groups [group_begin, group_end) from the matrix's GGUF bytes (all of them; row r starts r row
-    // sizes in). Calls for different groups may run in parallel.
+    // Fills groups [group_begin, group_end) from the GGUF bytes of their rows. Calls for different groups may
+    // run in parallel.
     void (*repack)(const PackedMatrix& w, const uint8_t* source, int64_t group_begin, int64_t group_end);
     void (*quantize_row)(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum);
     // out[r * out_stride + 16 * g + i] for r in [0, rows), g in [group_begin, group_end), i in [0, 16), cut

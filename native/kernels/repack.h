@@ -73,7 +73,7 @@ void repack_quantized(const PackedMatrix& w, const uint8_t* source, int64_t grou
     const int64_t row_bytes = w.columns / kUnit.columns * kUnit.bytes;
     const int64_t left = w.rows - group * kGroupRows;
     const int rows = left < kGroupRows ? static_cast<int>(left) : kGroupRows;
-    const uint8_t* panel_source = source + group * kGroupRows * row_bytes;
+    const uint8_t* panel_source = source;
     const uint8_t* next_source = panel_source + kGroupRows * row_bytes;
     uint8_t* target = w.data + group * w.group_bytes;
     alignas(64) uint8_t panel[panel_bytes(T)];
@@ -112,8 +112,7 @@ void repack_float(const PackedMatrix& w, const uint8_t* source, int64_t group) {
     const int64_t row_bytes = w.columns * kSize;
     const int64_t left = w.rows - group * kGroupRows;
     const int rows = left < kGroupRows ? static_cast<int>(left) : kGroupRows;
-    const uint8_t* first = source + group * kGroupRows * row_bytes;
-    const uint8_t* next = first + kGroupRows * row_bytes;
+    const uint8_t* next = source + kGroupRows * row_bytes;
     uint8_t* out = w.data + group * w.group_bytes;
     int64_t column = 0;
     for (; rows == kGroupRows && column + kStep <= w.columns; column += kStep) {
@@ -121,7 +120,7 @@ void repack_float(const PackedMatrix& w, const uint8_t* source, int64_t group) {
         prefetch(next + kGroupRows * column * kSize, kGroupRows * 32);
         for (int half = 0; half < 2; ++half) {
             for (int i = 0; i < kHalfRows; ++i) {
-                v[half][i] = load_words(first + (half * kHalfRows + i) * row_bytes + column * kSize);
+                v[half][i] = load_words(source + (half * kHalfRows + i) * row_bytes + column * kSize);
             }
             transpose(v[half]);
         }
@@ -133,13 +132,15 @@ void repack_float(const PackedMatrix& w, const uint8_t* source, int64_t group) {
     std::memset(out, 0, static_cast<size_t>(w.data + (group + 1) * w.group_bytes - out));
     for (; column < w.columns; ++column, out += kGroupRows * kSize) {
         for (int i = 0; i < rows; ++i) {
-            std::memcpy(out + i * kSize, first + i * row_bytes + column * kSize, kSize);
+            std::memcpy(out + i * kSize, source + i * row_bytes + column * kSize, kSize);
         }
     }
 }
 
+// `source`: the rows of the groups, from group_begin's first.
 inline void repack(const PackedMatrix& w, const uint8_t* source, int64_t group_begin, int64_t group_end) {
-    for (int64_t group = group_begin; group < group_end; ++group) {
+    const int64_t group_source = kGroupRows * source_bytes(w.type, 1, w.columns);
+    for (int64_t group = group_begin; group < group_end; ++group, source += group_source) {
         switch (w.type) {
             case WeightType::kF32:
                 repack_float<uint32_t>(w, source, group);

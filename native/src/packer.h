@@ -3,21 +3,27 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "kernels/kernels.h"
 #include "src/lane.h"
 
 namespace tandem {
 
-struct PackTask {
-    PackedMatrix* matrix;   // from make_packed
-    const uint8_t* source;  // its GGUF bytes
-    // Whether the bytes are a mapped file, whose pages are brought in ahead of the packing and let go after
-    // it: what is resident at a time stays small, and what was let go can be mapped again.
-    bool mapped;
+struct FileRange {
+    std::string path;  // for messages
+    int descriptor;    // open for reading while packing lasts
+    int64_t offset;    // of the first byte
 };
 
-// Waits for what the lane has queued before, then fills all matrices.
+struct PackTask {
+    PackedMatrix* matrix;   // from make_packed
+    const uint8_t* source;  // its GGUF bytes, where there is no file
+    const FileRange* file;  // or null
+};
+
+// Waits for what the lane has queued before, then fills all matrices. Files are read, a piece at a time, so
+// that one that fails or is cut short meanwhile is an error of ours: StepFailed, which names it.
 void pack(Lane& lane, const Kernels& kernels, std::span<const PackTask> tasks);
 
 }  // namespace tandem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.ref import RefDevice
 from tandem.devices.spec import EmbedSpec, KVDtype
-from tandem.errors import DeviceError
+from tandem.errors import DeviceError, ModelFileError
 from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
@@ -286,3 +287,20 @@ def test_weights_at_a_reused_address_are_not_taken_for_the_old_ones(cpu: CpuDevi
     first, second = (block.matrices["embedding"].matrix.dequantize() for block in kept)
     assert (first == 1.0).all()
     assert (second == 2.0).all()
+
+
+def test_a_file_that_was_cut_short_after_it_was_opened_is_a_clear_error(cpu: CpuDevice, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(GGUF.read_bytes())
+    checkpoint = open_checkpoint(path)
+    spec = model_spec(checkpoint)
+    last = max(range(len(spec.blocks)), key=lambda i: max(_end(t) for t in block_weights(checkpoint, spec, i).values()))
+    weights = {role: t for role, t in block_weights(checkpoint, spec, last).items() if len(t.shape) == 2}
+    os.truncate(path, min(_end(t) for t in weights.values()) - 10)
+    with pytest.raises(ModelFileError, match=r"model\.gguf ends at byte [0-9]+: something shortened it"):
+        cpu.load(spec.blocks[last], block_weights(checkpoint, spec, last))
+
+
+def _end(tensor: Tensor) -> int:
+    assert tensor.file is not None
+    return tensor.file.offset + tensor.nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,25 +46,51 @@ def test_all_instruction_sets_pack_the_same_bytes(weight_type: Type, isa: str) -
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_lane_packs_many_matrices(threads: int, tmp_path: Path) -> None:
-    """More pieces than threads, out of a mapped file that begins and ends within pages, and out of plain memory."""
+    """More pieces than threads, out of a file, beginning and ending within pages, and out of memory."""
     rng = np.random.default_rng(8)
     shapes = [(Type.Q4_0, 1200, 1152), (Type.Q6_K, 17, 512), (Type.BF16, 700, 1000), (Type.F32, 5, 3)]
     parts = [random_weights(type, rows, columns, rng) for type, rows, columns in shapes]
     file = tmp_path / "weights"
     file.write_bytes(b"GGUF" + b"".join(part.tobytes() for part in parts))
-    content = np.frombuffer(map_file(file), np.uint8)
+    opened = map_file(file)
+    content = np.frombuffer(opened, np.uint8)
     starts = np.cumsum([4, *(part.size for part in parts)])
-    for mapped in (True, False):
-        data = [
-            content[start : start + part.size] if mapped else part for start, part in zip(starts, parts, strict=False)
-        ]
+    for files in (True, False):
+        data = [content[a : a + part.size] if files else part for a, part in zip(starts, parts, strict=False)]
         lane = _native.Lane(threads)
-        sources = [(int(t), rows, columns, d, mapped) for (t, rows, columns), d in zip(shapes, data, strict=True)]
+        sources = [
+            (int(t), rows, columns, d, (str(file), opened.descriptor, int(start)) if files else None)
+            for (t, rows, columns), d, start in zip(shapes, data, starts, strict=False)
+        ]
         for packed, (type, rows, columns), part in zip(lane.pack("", sources), shapes, parts, strict=True):
             expected = _native.PackedMatrix(int(type), rows, columns, part, isa="scalar")
             np.testing.assert_array_equal(packed.data, expected.data)
         lane.close()
-        assert content[4:].tobytes() == b"".join(part.tobytes() for part in parts)  # pages that were let go come back
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_file_that_cannot_be_read_fails_the_packing(threads: int, tmp_path: Path) -> None:
+    """Cut short while it is mapped, or not readable at all; the lane goes on."""
+    data = random_weights(Type.Q8_0, 4096, 1024, np.random.default_rng(9))
+    file = tmp_path / "weights"
+    file.write_bytes(data.tobytes())
+    opened = map_file(file)
+    content = np.frombuffer(opened, np.uint8)
+    lane = _native.Lane(threads)
+
+    def pack(descriptor: int) -> list[_native.PackedMatrix]:
+        return lane.pack("", [(int(Type.Q8_0), 4096, 1024, content, (str(file), descriptor, 0))])
+
+    whole = pack(opened.descriptor)[0].data.copy()
+    os.truncate(file, data.size - 1)
+    with pytest.raises(_native.StepFailed, match=f"weights ends at byte {data.size - 1}: something shortened it"):
+        pack(opened.descriptor)
+    with file.open("ab") as rest, pytest.raises(_native.StepFailed, match=r"byte [0-9]+: Bad file"):
+        pack(rest.fileno())
+    with file.open("ab") as rest:
+        rest.write(data[-1:].tobytes())
+    np.testing.assert_array_equal(pack(opened.descriptor)[0].data, whole)
+    lane.close()
 
 
 def test_every_float16_is_widened_exactly() -> None:

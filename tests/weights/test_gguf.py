@@ -1,5 +1,6 @@
 """GGUF files read and written: real ones, round trips, split models, against ggml's Python package."""
 
+import os
 import shutil
 import struct
 import time
@@ -200,6 +201,24 @@ def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
     assert tensor.data.base is not None
     path.unlink()
     assert np.isfinite(dequantize(tensor)).all()  # mapped until the last view is gone
+
+
+def test_tensors_can_be_read_from_the_file_as_long_as_they_live(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"m\xff.gguf")
+    write_gguf(path, {}, [f32("big", 64, 64), f32("other", 8)])
+    tensors = read_gguf(path).tensors
+    path.unlink()
+    other = tensors.pop("other")
+    part = Tensor("part", other.type, (3,), other.data[4:16])
+    for tensor in (other, part):
+        file = tensor.file
+        assert file is not None
+        assert os.pread(file.descriptor, tensor.nbytes, file.offset) == tensor.data.tobytes()
+        assert file.path.endswith("m\\udcff.gguf")
+    assert Tensor("copy", other.type, (8,), other.data.copy()).file is None
+    del tensors, tensor, other, part
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.descriptor)
 
 
 @pytest.mark.parametrize("opened", [0, 1, 2])

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import stat
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from tandem.errors import ModelFileError
 
@@ -39,15 +41,25 @@ def regular_file(path: Path) -> int:
     return status.st_size
 
 
-def map_file(path: Path) -> mmap.mmap:
+class MappedFile(mmap.mmap):
+    """Read-only mapped memory of the file at `path`, with a descriptor of the file that lives as long."""
+
+    path: Path
+    descriptor: int
+
+
+def map_file(path: Path) -> MappedFile:
     """The file as read-only mapped memory, unmapped when the last array that views it is gone.
 
-    A file that another program truncates while it is mapped ends the process (SIGBUS), as always.
+    Looking at bytes that another program has cut off meanwhile ends the process (SIGBUS), reading them by the
+    descriptor does not: headers and small tensors are looked at, weights are read.
     """
     regular_file(path)
     try:
         with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data.path, data.descriptor = path, os.dup(file.fileno())
+        finalize(data, os.close, data.descriptor)
     except (OSError, ValueError) as error:
         raise cannot_read(path, error) from error
     if data[: len(_LFS_POINTER)] == _LFS_POINTER:

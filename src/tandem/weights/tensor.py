@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from mmap import mmap
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from tandem.weights.files import MappedFile
 
 
 class TensorType(Enum):
@@ -35,6 +37,14 @@ class TensorType(Enum):
         return columns // self.block * self.block_bytes
 
 
+class FileRange(NamedTuple):
+    """Bytes of an open file from `offset` on. path: for messages. descriptor: open as long as the tensor's data."""
+
+    path: str
+    descriptor: int
+    offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """`shape` is row-major with the contiguous dimension last: a matrix is (rows, columns), y = W x has rows outputs.
@@ -55,12 +65,17 @@ class Tensor:
         return n
 
     @property
-    def mapped(self) -> bool:
-        """Whether the bytes are a read-only mapping of a file, of which memory need not hold what nobody reads."""
+    def file(self) -> FileRange | None:
+        """Where the bytes can be read, if they are a mapped file's."""
         base: object = self.data
         while isinstance(base, np.ndarray):
             base = base.base
-        return isinstance(base, memoryview) and isinstance(base.obj, mmap) and not self.data.flags.writeable
+        if not (isinstance(base, memoryview) and isinstance(base.obj, MappedFile)):
+            return None
+        start = np.frombuffer(base.obj, np.uint8).ctypes.data
+        # Names of files need not be text, messages are.
+        path = str(base.obj.path).encode(errors="backslashreplace").decode()
+        return FileRange(path, base.obj.descriptor, self.data.ctypes.data - start)
 
     @property
     def nbytes(self) -> int:

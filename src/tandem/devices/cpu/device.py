@@ -26,7 +26,7 @@ from tandem.devices.spec import (
     Slice,
 )
 from tandem.devices.weights_check import check_weights
-from tandem.errors import DeviceError
+from tandem.errors import DeviceError, ModelFileError
 from tandem.weights.dequantize import dequantize
 from tandem.weights.tensor import Tensor
 
@@ -231,8 +231,12 @@ class CpuDevice:
                 found[_address(tensor)] = packed
             else:
                 missing[_address(tensor)] = tensor
-        sources = [(t.type.ggml_id, t.shape[0], t.shape[1], t.data, t.mapped) for t in missing.values()]
-        for (key, tensor), matrix in zip(missing.items(), self._lane.pack(self.isa, sources), strict=True):
+        sources = [(t.type.ggml_id, t.shape[0], t.shape[1], t.data, t.file) for t in missing.values()]
+        try:
+            matrices = self._lane.pack(self.isa, sources)
+        except _native.StepFailed as error:
+            raise ModelFileError(str(error)) from None
+        for (key, tensor), matrix in zip(missing.items(), matrices, strict=True):
             found[key] = self._packed[key] = _Packed(matrix, tensor)
         return {role: found[_address(tensor)] for role, tensor in tensors.items()}
 
