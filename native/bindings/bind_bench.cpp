@@ -17,6 +17,7 @@ namespace tandem {
 
 namespace {
 
+using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void check_threads(int threads) {
@@ -69,6 +70,31 @@ void bind_bench(nb::module_& m) {
         "Bytes per second at which the threads read a buffer of so many bytes over and over; the best pass.");
     m.def("time_products", &products, "isa"_a, "threads"_a, "weights"_a, "x"_a, "seconds"_a,
           "Mean seconds of a product of x float32 [M, K] with one of the weights, which take turns.");
+    m.def(
+        "time_repack",
+        [](const std::string& isa, int threads, int type, int64_t rows, int64_t columns,
+           const ByteArray& source, double seconds) {
+            check_threads(threads);
+            const auto t = static_cast<WeightType>(type);
+            const int64_t bytes = source_bytes(t, rows, columns),
+                          copies = static_cast<int64_t>(source.size()) / bytes;
+            if (copies < 1) throw std::invalid_argument("the source is smaller than a matrix");
+            nb::gil_scoped_release release;
+            return time_repack(choose_kernels(isa.c_str()), threads, t, rows, columns, source.data(), copies,
+                               seconds);
+        },
+        "isa"_a, "threads"_a, "type"_a, "rows"_a, "columns"_a, "source"_a, "seconds"_a,
+        "Mean seconds to repack all matrices of which `source` has the GGUF bytes into memory that is "
+        "there.");
+    m.def(
+        "first_touch_rate",
+        [](int threads, int64_t bytes) {
+            check_threads(threads);
+            if (bytes < 1) throw std::invalid_argument("at least one byte is needed");
+            nb::gil_scoped_release release;
+            return first_touch_rate(threads, bytes);
+        },
+        "threads"_a, "bytes"_a, "Bytes per second at which the threads are given new memory.");
     m.def(
         "time_normalize",
         [](const std::string& isa, int threads, int64_t rows, int64_t columns, double seconds) {

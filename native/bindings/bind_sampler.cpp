@@ -207,6 +207,7 @@ void bind_sampler(nb::module_& m) {
     sampler
         .def(nb::init<int32_t, int32_t, int32_t, const std::string&>(), "vocab"_a, "max_rows"_a,
              "threads"_a = 1, "isa"_a = "")
+        .def_prop_ro("bytes", &PySampler::bytes)
         .def("sample", &PySampler::sample_list, "logits"_a.noconvert(), "sequences"_a,
              "positions"_a.noconvert(), "masks"_a,
              "Samples row r of `logits` for sequences[r]; one of None is left alone. `masks` is empty or has "
@@ -226,6 +227,8 @@ void bind_sampler(nb::module_& m) {
     def_view(sampler, "logprob_tokens", &Sampler::Results::logprob_tokens);
     def_view(sampler, "logprobs", &Sampler::Results::logprobs);
 
+    m.def("sampler_bytes", &Sampler::planned_bytes, "vocab"_a, "max_rows"_a, "threads"_a,
+          "What a sampler of these sizes will hold.");
     m.def(
         "philox4x32",
         [](const std::vector<uint32_t>& counter, const std::vector<uint32_t>& key) {

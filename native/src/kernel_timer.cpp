@@ -1,8 +1,10 @@
 #include "src/kernel_timer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 
+#include "src/mapped_memory.h"
 #include "src/operations.h"
 #include "src/quantized_rows.h"
 #include "src/thread_pool.h"
@@ -60,6 +62,38 @@ double time_normalize(const Kernels& kernels, int threads, int64_t rows, int64_t
             quantized.fill(kernels, row, y, columns);
         }
     });
+}
+
+double time_repack(const Kernels& kernels, int threads, WeightType type, int64_t rows, int64_t columns,
+                   const uint8_t* source, int64_t copies, double seconds) {
+    const int64_t bytes = source_bytes(type, rows, columns), group = kGroupRows * (bytes / rows);
+    std::vector<PackedMatrix> matrices;
+    for (int64_t i = 0; i < copies; ++i) matrices.push_back(make_packed(type, rows, columns));
+    const int64_t groups = matrices.front().groups,
+                  grain = std::max<int64_t>(1, (int64_t{256} << 10) / group);
+    ThreadPool pool(threads);
+    return mean_seconds(pool, seconds, [&](Worker& worker, int64_t) {
+        const int64_t pieces = (groups + grain - 1) / grain;
+        worker.dynamic_for(copies * pieces, 1, [&](int64_t piece, int64_t) {
+            const int64_t copy = piece / pieces, begin = piece % pieces * grain;
+            kernels.repack(matrices[static_cast<size_t>(copy)], source + copy * bytes + begin * group, begin,
+                           std::min(begin + grain, groups));
+        });
+    });
+}
+
+double first_touch_rate(int threads, int64_t bytes) {
+    constexpr int64_t kUnit = int64_t{2} << 20;
+    const int64_t units = (bytes + kUnit - 1) / kUnit;
+    const MappedMemory memory(static_cast<size_t>(units * kUnit));
+    ThreadPool pool(threads);
+    const auto start = Clock::now();
+    pool.run([&](Worker& worker) {
+        worker.dynamic_for(units, 1, [&](int64_t unit, int64_t) {
+            for (int64_t i = 0; i < kUnit; i += 4096) memory.data()[unit * kUnit + i] = 1;
+        });
+    });
+    return static_cast<double>(units * kUnit) / std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 }  // namespace tandem

@@ -16,4 +16,12 @@ double time_products(const Kernels& kernels, int threads, const std::vector<cons
 // Seconds to normalize `rows` rows of `columns` float32 and quantize them, rows shared among the threads.
 double time_normalize(const Kernels& kernels, int threads, int64_t rows, int64_t columns, double seconds);
 
+// Seconds to repack `copies` matrices, one after the other, from GGUF bytes that lie in memory one after the
+// other into memory that is there already, pieces shared among the threads.
+double time_repack(const Kernels& kernels, int threads, WeightType type, int64_t rows, int64_t columns,
+                   const uint8_t* source, int64_t copies, double seconds);
+
+// Bytes per second at which the threads are given memory that nobody had: the kernel finds and clears it.
+double first_touch_rate(int threads, int64_t bytes);
+
 }  // namespace tandem

@@ -139,6 +139,26 @@ Sampler::Sampler(int32_t vocab, int32_t max_rows, int32_t threads, const Sampler
     results_.logprobs.resize(rows * (1 + kMaxLogprobs));
 }
 
+int64_t Sampler::planned_bytes(int32_t vocab, int32_t max_rows, int32_t threads) {
+    const int64_t tokens = vocab, blocks = (tokens + kTokenBlock - 1) / kTokenBlock;
+    // Of a thread: logits as adjusted, keys and their order by block, places, masses by bucket.
+    const int64_t each = 4 * tokens + 2 * 4 * blocks + 8 * tokens + 8 * (kBuckets + 1);
+    // Of a row: token, status and rank; tokens and log-probabilities.
+    const int64_t row = 3 * 4 + (1 + kMaxLogprobs) * (4 + 4);
+    return std::max(1, std::min(threads, max_rows)) * each + max_rows * row;
+}
+
+int64_t Sampler::bytes() const {
+    const auto held = [](const auto&... vectors) {
+        return static_cast<int64_t>((... + (vectors.capacity() * sizeof(vectors[0]))));
+    };
+    int64_t total =
+        held(results_.tokens, results_.status, results_.ranks, results_.logprob_tokens, results_.logprobs);
+    for (const Workspace& work : workspaces_)
+        total += held(work.adjusted, work.block_keys, work.key_order, work.candidates, work.bucket_mass);
+    return total;
+}
+
 template <typename Body>
 void Sampler::for_rows(int32_t rows, const Body& body) {
     if (rows == 1) return body(0, workspaces_[0]);  // nobody needs to wake up

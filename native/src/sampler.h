@@ -110,6 +110,10 @@ class Sampler {
     // Throws std::invalid_argument for sizes that it cannot have.
     Sampler(int32_t vocab, int32_t max_rows, int32_t threads, const SamplerKernels& kernels);
 
+    // What one of these sizes holds, before there is one; and what this one holds.
+    static int64_t planned_bytes(int32_t vocab, int32_t max_rows, int32_t threads);
+    int64_t bytes() const;
+
     // Samples a row for each of the task's sequences; the rows are spread over the sampler's threads.
     void sample(const SampleTask& task);
 

@@ -37,6 +37,9 @@ def test_every_point_once(result: dict[str, Any]) -> None:
         ("Q4_0", "64x96"), ("BF16", "64x96"), ("Q4_0", "48x256"), ("Q4_K", "48x256"), ("BF16", "48x256"),
     }  # fmt: skip
     rows = {kernel: sorted({p[3] for p in points if p[0] == kernel}) for kernel, *_ in points}
+    # The tall matrices of GGUF bytes that are more than any cache holds.
+    assert all(count >= 48 * 64 for count in rows.pop("repack"))
+    assert {p[:3] for p in points if p[0] == "repack"} == {("repack", *p[1:3]) for p in points if p[0] == "product"}
     assert rows == {
         "product": [1, 3, 64], "decode": [1, 3], "prefill": [64], "normalize": [1, 3, 64], "sample": [1, 3]
     }  # fmt: skip
@@ -55,6 +58,8 @@ def test_what_is_counted(result: dict[str, Any]) -> None:
     assert product["macs"] == 3 * 64 * 96
     packed = _native.packed_bytes(2, 64, 96)
     assert product["bytes"] == packed + 3 * (96 + 64 * 4)
+    repacked = next(e for e in result["results"] if e["kernel"] == "repack" and e["type"] == "Q4_K")
+    assert repacked["bytes"] == repacked["rows"] * 144
     decode = entry("decode", "f16", 3)
     assert decode["macs"] == 3 * 2 * 40 * 4 * 32
     assert decode["bytes"] == 3 * 40 * 2 * 2 * 32 * 2
@@ -71,7 +76,17 @@ def test_shares_of_the_ceiling(result: dict[str, Any]) -> None:
         assert entry["of_ceiling"] == pytest.approx(ideal / entry["seconds"]["median"])
         assert len(entry["seconds"]["samples"]) == 2
     text = kernels_table(result)
-    for word in ("before:", "after:", "product 64x96", "decode 4x2x32@40", "normalize 256", "of ceiling"):
+    assert result["first_touch_bytes_per_s"] > 1e6
+    for word in (
+        "before:",
+        "after:",
+        "given new memory:",
+        "repack 64x96",
+        "product 64x96",
+        "decode 4x2x32@40",
+        "normalize 256",
+        "of ceiling",
+    ):
         assert word in text
 
 

@@ -19,13 +19,13 @@ def test_it_is_the_engines_plan() -> None:
     planned.close()
     assert shown == planned.plan.to_json()
     assert shown["kv_sequences"] == 5
-    assert shown["total"] == shown["staging"] + sum(device["total"] for device in shown["devices"])
+    assert shown["total"] == shown["staging"] + shown["sampler"] + sum(device["total"] for device in shown["devices"])
 
 
 def test_for_a_reader() -> None:
     shown = tandem("plan-memory", BUNDLED_MODEL, "--sequences", 3)
     assert shown.exit_code == 0
-    for text in ("up to 3 sequences", "weights", "KV", "workspace", "staging", "window 256"):
+    for text in ("up to 3 sequences", "weights", "KV", "workspace", "staging", "sampler", "window 256"):
         assert text in shown.stdout
 
 

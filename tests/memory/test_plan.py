@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from paths import SHARED
+from tandem import _native
 from tandem.devices.base import DeviceInfo, MemorySpace, ProgramPlan
 from tandem.devices.batch import BatchLayout
 from tandem.devices.cpu import CpuDevice
@@ -93,7 +94,8 @@ def test_the_plan_adds_up() -> None:
     assert plan.layout.max_samples == samples
     slots = 4096  # whole memory pages
     assert plan.staging == 256 * 64 * 4 + samples * 1024 * 4 + slots + plan.layout.size * 4
-    assert plan.total == plan.staging + device.total
+    assert plan.sampler == _native.Sampler(1024, samples).bytes  # a device that does not say has one thread
+    assert plan.total == plan.staging + plan.sampler + device.total
     assert plan.kv_sequences == 2
     data = json.loads(json.dumps(plan.to_json()))
     assert data["total"] == plan.total and data["kv_groups"][1]["window"] == 512
@@ -138,9 +140,9 @@ def test_devices_with_memory_of_their_own_are_counted_apart() -> None:
     plan = planner(("a",) * 5 + ("gpu",) * 5, devices).plan(Limits(1024, 4, 64), 4096)
     shared, own = plan.devices
     assert own.host == plan.layout.size * 4 and shared.host == 0
-    host = plan.staging + shared.total + own.host
+    host = plan.staging + plan.sampler + shared.total + own.host
     assert plan.by_memory() == {"host": host, "a": shared.total, "gpu": own.total - own.host}
-    assert plan.total == plan.staging + shared.total + own.total
+    assert plan.total == plan.staging + plan.sampler + shared.total + own.total
     assert "on the host" in plan.table()
 
 

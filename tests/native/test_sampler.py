@@ -131,3 +131,8 @@ def test_results_outlive_the_sampler() -> None:
     sampler.sample(logits, [sequence(), sequence()], np.zeros(2, np.int32), [])
     del sampler
     assert tokens.tolist() == [[4], [4]]
+
+
+@pytest.mark.parametrize(("vocab", "rows", "threads"), [(1, 1, 1), (1000, 7, 2), (30_001, 64, 3), (5000, 2, 8)])
+def test_its_memory_is_known_beforehand(vocab: int, rows: int, threads: int) -> None:
+    assert _native.Sampler(vocab, rows, threads).bytes == _native.sampler_bytes(vocab, rows, threads)

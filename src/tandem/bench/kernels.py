@@ -1,5 +1,7 @@
 """Single kernels of the CPU device by number of rows, against the ceilings measured before and after them.
 
+repack     GGUF bytes in memory, which are what is counted, into the packed layout in memory that is there: loading
+           without the file and without being given memory
 product    float32 rows, already quantized, times packed weights; copies of the matrix take turns, so that weights
            come from memory as a model's do
 decode     one query row each of `rows` sequences of `depth` positions, on all threads; an attention block whose
@@ -24,13 +26,13 @@ import numpy.typing as npt
 
 from tandem import _native
 from tandem.bench.attention_rig import AttentionRig, AttentionShape
-from tandem.bench.ceilings import Ceilings, highest, measure_ceilings
+from tandem.bench.ceilings import READ_BYTES, Ceilings, highest, measure_ceilings
 from tandem.bench.report import Summary
 from tandem.devices.cpu.threads import default_threads
 from tandem.errors import BenchError
 from tandem.weights.tensor import TensorType
 
-KERNELS = ("product", "decode", "prefill", "normalize", "sample")
+KERNELS = ("repack", "product", "decode", "prefill", "normalize", "sample")
 ROWS = (1, 2, 3, 4, 6, 8, 9, 12, 16, 17, 24, 32, 64, 512)
 TYPES = tuple(kind.name for kind in TensorType)
 FLOAT_TYPES = ("F32", "F16", "BF16")
@@ -111,6 +113,8 @@ def run_kernels(work: KernelWork, progress: Callable[[int, int], None] | None = 
             timed += zip(points, seconds, strict=True)
         if progress is not None:
             progress(done + 1, len(groups))
+    # After the groups, which have just given memory back: a virtual machine may take long to find other.
+    touch = max(_native.first_touch_rate(work.resolved_threads, READ_BYTES // 4) for _ in range(work.rounds))
     after = measure_ceilings(work.resolved_threads, work.isa)
     ceilings = highest([before, after])
     return {
@@ -118,6 +122,7 @@ def run_kernels(work: KernelWork, progress: Callable[[int, int], None] | None = 
         "isa": ceilings.isa,
         "threads": ceilings.threads,
         "ceilings": {"before": before.to_json(), "after": after.to_json()},
+        "first_touch_bytes_per_s": touch,
         "results": [_entry(point, Summary.of(seconds), ceilings) for point, seconds in timed],
     }
 
@@ -142,12 +147,13 @@ def _entry(point: Point, seconds: Summary, ceilings: Ceilings) -> dict[str, Any]
 
 def _groups(work: KernelWork) -> Iterator[Callable[[ExitStack], list[Point]]]:
     """What shares its memory, made when its turn comes and given back when the stack closes."""
-    if "product" in work.kernels:
-        for shape in work.shapes:
-            for name in work.types:
-                # K-quants have no rows that are not whole blocks of 256; files hold another type there.
-                if shape[1] % TensorType[name].block == 0:
-                    yield lambda _, name=name, shape=shape: _products(work, TensorType[name], *shape)  # type: ignore[misc]
+    for kernel, points in (("repack", _repack), ("product", _products)):
+        if kernel in work.kernels:
+            for shape in work.shapes:
+                for name in work.types:
+                    # K-quants have no rows that are not whole blocks of 256; files hold another type there.
+                    if shape[1] % TensorType[name].block == 0:
+                        yield lambda _, make=points, name=name, shape=shape: make(work, TensorType[name], *shape)  # type: ignore[misc]
     for kernel in ("decode", "prefill"):
         if kernel in work.kernels:
             for dtype in KV_DTYPES:
@@ -156,6 +162,18 @@ def _groups(work: KernelWork) -> Iterator[Callable[[ExitStack], list[Point]]]:
         yield lambda _: _normalize(work)
     if "sample" in work.kernels:
         yield lambda _: _sample(work)
+
+
+def _repack(work: KernelWork, kind: TensorType, rows: int, columns: int) -> list[Point]:
+    one = _weights(kind, rows, columns, np.random.default_rng(0))
+    source = np.tile(one, min(_MOST_COPIES, -(-_WEIGHT_BYTES // one.size)))
+
+    def run(seconds: float) -> float:
+        return _native.time_repack(work.isa, work.resolved_threads, kind.ggml_id, rows, columns, source, seconds)
+
+    return [
+        Point("repack", kind.name, f"{rows}x{columns}", rows * (source.size // one.size), 0, source.size, "f32", run)
+    ]
 
 
 def _products(work: KernelWork, kind: TensorType, rows: int, columns: int) -> list[Point]:

@@ -143,6 +143,9 @@ def replay_table(result: dict[str, Any]) -> str:
 def kernels_table(result: dict[str, Any]) -> str:
     """One block of lines per kernel and shape, one line per type and number of rows."""
     measured = [f"{when + ':':8}{Ceilings(**ceilings)}" for when, ceilings in result["ceilings"].items()]
+    measured.append(
+        f"given new memory: {result['first_touch_bytes_per_s'] / 1e9:,.1f} GB/s, the most that a load can do"
+    )
     blocks = ["\n".join(measured)]
     results = result["results"]
     for kernel, shape in dict.fromkeys((entry["kernel"], entry["shape"]) for entry in results):

@@ -129,7 +129,7 @@ def kernels(
     *,
     what: Annotated[
         str, typer.Option(help="Kernels to measure, of these.")
-    ] = "product,decode,prefill,normalize,sample",
+    ] = "repack,product,decode,prefill,normalize,sample",
     types: Annotated[str | None, typer.Option(help="Weight types, such as Q4_0,Q8_0.", show_default="all")] = None,
     rows: Annotated[str, typer.Option(help="Rows of activations.")] = "1,2,3,4,6,8,9,12,16,17,24,32,64,512",
     shape: Annotated[str, typer.Option(help="Weights, as rows x columns.")] = "6912x1152,9728x2560",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import gcd
 from typing import Any
 
+from tandem._native import sampler_bytes
 from tandem.devices.base import Device, KVGroupSpec, ProgramPlan
 from tandem.devices.batch import BatchLayout
 from tandem.devices.candidates import candidate_shapes
@@ -82,8 +83,9 @@ class DevicePlan:
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """kv_positions: positions that the full-attention pools hold over all sequences; `kv_sequences` of them can be as
-    long as the context at the same time. staging: host buffers that a step's programs share. micro_rows: the largest
-    micro-batch; the rows of the layout are those of all micro-batches.
+    long as the context at the same time. staging: host buffers that a step's programs share. sampler: its
+    results, and work space for each host thread. micro_rows: the largest micro-batch; the rows of the layout are those
+    of all micro-batches.
     """
 
     model: str
@@ -92,6 +94,7 @@ class MemoryPlan:
     groups: tuple[KVGroupPlan, ...]
     layout: BatchLayout
     staging: int
+    sampler: int
     kv_positions: int
     micro_rows: int
 
@@ -101,13 +104,13 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        return self.staging + sum(device.total for device in self.devices)
+        return self.staging + self.sampler + sum(device.total for device in self.devices)
 
     def by_memory(self) -> dict[str, int]:
-        """Bytes per memory space; staging is the host's. A device that works in host memory has an entry, too: there
-        may be a limit to what it reaches.
+        """Bytes per memory space; staging and sampler are the host's. A device that works in host memory has an entry,
+        too: there may be a limit to what it reaches.
         """
-        spaces = {"host": self.staging}
+        spaces = {"host": self.staging + self.sampler}
         for device in self.devices:
             spaces[device.device] = device.own
             spaces["host"] += device.host + (device.own if device.memory == "host" else 0)
@@ -135,6 +138,7 @@ class MemoryPlan:
                 for plan in self.groups
             ],
             "staging": self.staging,
+            "sampler": self.sampler,
             "total": self.total,
         }
 
@@ -147,6 +151,7 @@ class MemoryPlan:
             for d in self.devices
         ]
         rows.append(("staging", "", "", "", "", format_bytes(self.staging)))
+        rows.append(("sampler", "", "", "", "", format_bytes(self.sampler)))
         rows.append(("all", "", "", "", "", format_bytes(self.total)))
         if not any(d.host for d in self.devices):
             rows = [(*row[:4], row[5]) for row in rows]
@@ -169,6 +174,11 @@ class MemoryPlan:
                 f"at most {plan.sequence_pages:,} per sequence"
             )
         return "\n".join(lines)
+
+
+def host_threads(devices: Iterable[Device]) -> int:
+    """Of the host, as many as the devices compute with: they are free between two steps."""
+    return max(device.info.threads or 1 for device in devices)
 
 
 def sequence_pages(context: int, window: int | None, rows: int) -> int:
@@ -294,6 +304,7 @@ class Planner:
             groups=tuple(groups),
             layout=layout,
             staging=buffers + batches * layout.size * 4,
+            sampler=sampler_bytes(self._spec.vocab, layout.max_samples, host_threads(self._devices.values())),
             kv_positions=kv_positions,
             micro_rows=micro_rows,
         )

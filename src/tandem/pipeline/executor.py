@@ -32,7 +32,7 @@ from tandem.devices.candidates import CandidateBuffers, candidate_shapes
 from tandem.devices.segment import Part, Segment
 from tandem.errors import DeviceError
 from tandem.memory.arena import Arena
-from tandem.memory.plan import MemoryPlan, step_buffer_bytes
+from tandem.memory.plan import MemoryPlan, host_threads, step_buffer_bytes
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.micro_batches import MicroBatches
 from tandem.pipeline.placement import Placement
@@ -154,8 +154,8 @@ class Executor:
 
     @property
     def threads(self) -> int:
-        """Of the host, as many as the devices compute with: they are free between two steps."""
-        return max(device.info.threads or 1 for device in self._devices.values())
+        """Of the host, between two steps."""
+        return host_threads(self._devices.values())
 
     @property
     def candidates(self) -> CandidateBuffers | None:
