@@ -27,6 +27,8 @@ Message = Mapping[str, Any]
 
 # Names that clients give a message's reasoning, the standard one first.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+# What a template's variables of a request's own are called, and parameters of what renders it.
+_TAKEN = frozenset({"add_generation_prompt", "messages", "special_tokens", "template", "tools"})
 # A template that goes through the parts of a content by itself; others print a list as Python does.
 _TAKES_PARTS = re.compile(r"""\bfor\s+\w+\s+in\s+\w+(?:\.content\b|\[\s*['"]content['"]\s*\])""")
 
@@ -139,6 +141,22 @@ def check_messages(messages: object) -> None:
         )
 
 
+def check_template_kwargs(kwargs: object) -> dict[str, Any]:
+    """What a client sends as `chat_template_kwargs`, for `render_chat` and what calls it.
+
+    Raises RequestError for what is no object, and for names that a request has fields of their own for.
+    """
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise RequestError(
+            f'chat_template_kwargs must be an object, such as {{"enable_thinking": false}}, not {kwargs!r:.80}'
+        )
+    if taken := _TAKEN.intersection(kwargs):
+        raise RequestError(f"chat_template_kwargs cannot hold {min(taken)}: the request itself says that")
+    return dict(kwargs)
+
+
 def _conversation(messages: Sequence[Message], *, takes_parts: bool) -> list[dict[str, Any]]:
     """The messages as templates expect them: plain, and reasoning under the names that templates read."""
     check_messages(messages)
@@ -157,11 +175,32 @@ def _conversation(messages: Sequence[Message], *, takes_parts: bool) -> list[dic
                 plain["content"] = "\n".join(texts)
         if plain.get("content", "") is None:
             plain["content"] = ""  # as an answer of tool calls only has it; a template would print "None"
+        if plain.get("tool_calls"):
+            plain["tool_calls"] = [_call(call, number) for call in plain["tool_calls"]]
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
         if reasoning is not None:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
         conversation.append(plain)
     return conversation
+
+
+def _call(call: Any, number: int) -> Any:
+    """A call with its arguments as an object, which clients send as a text: templates write them as JSON."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RequestError(
+            f'message {number} has a tool call that is not {{"type": "function", '
+            '"function": {"name": …, "arguments": …}}'
+        )
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            raise RequestError(
+                f"message {number} calls {function['name']} with arguments that are not JSON: {arguments!r:.80}"
+            ) from None
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _text_of(part: Any, number: int) -> str:

@@ -28,7 +28,7 @@ _KEPT = 64
 _LONGEST_REASON = 300
 # Between the tokens of JSON: one space, or a line break and an indentation. Without a bound a model may write spaces
 # for ever. `x-guidance` in a schema overrides it.
-_JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r" ?|\n {0,16}"}
+JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r" ?|\n {0,16}"}
 # A character that tokenizers keep apart from what follows, for those that put a space before a text.
 _SENTINEL = "\x02"
 _BYTES_OF_TEXT = frozenset({*range(0xC0), *range(0xC2, 0xF5)})
@@ -72,14 +72,14 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.kind == "lark":
             return LLMatcher.grammar_from_lark(self.text)
         if self.kind == "json_object":
-            return LLMatcher.grammar_from_json_schema('{"type": "object"}', defaults=_JSON_OPTIONS)
+            return LLMatcher.grammar_from_json_schema('{"type": "object"}', defaults=JSON_OPTIONS)
         try:
             schema = json.loads(self.text)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the JSON schema is not JSON: {_reason(str(error))}") from None
         if not isinstance(schema, dict | bool):
             raise RequestError(f"a JSON schema must be an object, not {self.text:.80}")
-        return LLMatcher.grammar_from_json_schema(self.text, defaults=_JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(self.text, defaults=JSON_OPTIONS)
 
 
 def check_grammar(grammar: Grammar) -> None:
