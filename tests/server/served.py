@@ -92,6 +92,13 @@ class Server:
                 total += float(line.rpartition(" ")[2])
         return total
 
+    @property
+    def engine(self) -> int:
+        """The process id of the engine, the server's only child."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        (child,) = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+        return child
+
     def stop(self, seconds: float = 30) -> int:
         """Ends the server as Ctrl-C does; its exit status."""
         if self.process.poll() is None:

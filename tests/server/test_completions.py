@@ -16,8 +16,9 @@ def llm() -> LLM:
     return LLM(context=512, max_sequences=16, rows=64)
 
 
+# top_k is what the bundled model's file asks for.
 def test_completion_is_that_of_the_offline_api(server: Server, llm: LLM) -> None:
-    (alone,) = llm.generate(PROMPT, SamplingParams(max_tokens=24, temperature=0.8, seed=7, n=2, logprobs=2))
+    (alone,) = llm.generate(PROMPT, SamplingParams(top_k=40, max_tokens=24, temperature=0.8, seed=7, n=2, logprobs=2))
     status, answer = server.post(
         "/v1/completions", {"prompt": PROMPT, "max_tokens": 24, "temperature": 0.8, "seed": 7, "n": 2, "logprobs": 2}
     )
@@ -52,7 +53,7 @@ def test_stream_adds_up_to_the_whole(server: Server) -> None:
 def test_chat_stream_adds_up_to_the_whole(server: Server, llm: LLM) -> None:
     body = {"messages": MESSAGES, "max_completion_tokens": 16, "temperature": 0.5, "seed": 1}
     _, whole = server.post("/v1/chat/completions", body)
-    (alone,) = llm.chat(MESSAGES, SamplingParams(max_tokens=16, temperature=0.5, seed=1))
+    (alone,) = llm.chat(MESSAGES, SamplingParams(top_k=40, max_tokens=16, temperature=0.5, seed=1))
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": alone.outputs[0].text}
     events = list(server.stream("/v1/chat/completions", body))
     assert events.pop() == "[DONE]"
@@ -98,7 +99,7 @@ def test_echo_scores_the_prompt(server: Server, llm: LLM) -> None:
     _, answer = server.post(
         "/v1/completions", {"prompt": PROMPT, "max_tokens": 2, "temperature": 0, "echo": True, "logprobs": 0}
     )
-    (alone,) = llm.generate(PROMPT, SamplingParams(max_tokens=2, temperature=0, prompt_logprobs=0))
+    (alone,) = llm.generate(PROMPT, SamplingParams(top_k=40, max_tokens=2, temperature=0, prompt_logprobs=0))
     (choice,) = answer["choices"]
     assert choice["text"] == PROMPT + alone.outputs[0].text
     scored = choice["logprobs"]["token_logprobs"]

@@ -33,12 +33,12 @@ from tandem.server.status import (
 from tandem.server.tokens import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens, detokenize, tokenize
 
 
-def create_app(config: ServerConfig, sources: dict[str, str]) -> FastAPI:
-    """The application for these models (`hub.name_sources`); the first is loaded when it starts."""
+def create_app(config: ServerConfig, hub: ModelHub) -> FastAPI:
+    """The application for these models; the first is loaded when it starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = app.state.service = Service(config, ModelHub(sources, config))
+        service = app.state.service = Service(config, hub)
         await service.open()
         try:
             yield

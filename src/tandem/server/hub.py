@@ -11,6 +11,8 @@ from tandem.memory.system import format_bytes
 from tandem.server.config import ServerConfig
 from tandem.server.errors import ApiError
 from tandem.server.model import ServedModel
+from tandem.weights.hub import HUB_PREFIX
+from tandem.weights.open import EXPECTED
 
 
 class ModelHub:
@@ -23,6 +25,14 @@ class ModelHub:
         }
         self._budget = config.memory_budget
         self._granting = asyncio.Lock()
+
+    def check(self) -> None:
+        """Raises ModelFileError or UnsupportedModelError for what a glance at the models shows."""
+        for model in self.models.values():
+            source = model.source
+            if not source.startswith(HUB_PREFIX) and not Path(source).expanduser().exists():
+                raise ModelFileError(f"there is no model at {source}; expected {EXPECTED}")
+        self.find(None).open()
 
     def find(self, name: str | None) -> ServedModel:
         """Raises ApiError 404 for a model that is not served."""

@@ -14,6 +14,7 @@ import uvicorn
 from tandem.errors import ServerError
 from tandem.server.app import create_app
 from tandem.server.config import ServerConfig
+from tandem.server.hub import ModelHub
 from tandem.server.log import configure_logs
 from tandem.server.service import Service
 
@@ -24,7 +25,9 @@ def serve(config: ServerConfig, sources: dict[str, str], *, started: Callable[[s
     Raises ServerError where it cannot listen, and what the first model cannot be loaded for.
     """
     listener = _listen(config.host, config.port)
-    app = create_app(config, sources)
+    hub = ModelHub(sources, config)
+    hub.check()
+    app = create_app(config, hub)
     configure_logs(log_level)
     server = _Server(
         uvicorn.Config(
