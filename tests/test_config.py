@@ -53,6 +53,8 @@ def test_a_named_file_is_read_alone(home: Path) -> None:
         ('kv_dtype = "q4"', "kv_dtype must be one of f16, q8_0, f32, not 'q4'"),
         ("kv_dtype = 4", "kv_dtype must be one of f16, q8_0, f32, not 4"),
         ("kv_dtype = [1]", "kv_dtype must be one of f16, q8_0, f32, not [1]"),
+        ("request_timeout = 0.5", "request_timeout must be a number of seconds, 1 or more, not 0.5"),
+        ("idle_unload = nan", "idle_unload must be a number of seconds, 1 or more, not nan"),
         ("deterministic = 1", "deterministic must be true or false, not 1"),
         ('placement = ""', "placement must be a text, not ''"),
         ("placement = cpu", "is not TOML"),

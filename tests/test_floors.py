@@ -10,6 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tandem"
 
 # From the top floor down; rooms of one floor do not import each other.
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"server"},
     {"deploy"},

@@ -22,9 +22,11 @@ SYSTEM_FILE = Path("/etc/tandem/tandem.toml")
 PREFIX = "TANDEM_"
 FILE_VARIABLE = "TANDEM_CONFIG"
 # What else Tandem reads from the environment: switches of one run, not settings.
-OTHER_VARIABLES = frozenset({FILE_VARIABLE, "TANDEM_DEBUG", "TANDEM_CPU_ISA", "TANDEM_VULKAN_VALIDATION"})
+OTHER_VARIABLES = frozenset(
+    {FILE_VARIABLE, "TANDEM_API_KEY", "TANDEM_DEBUG", "TANDEM_CPU_ISA", "TANDEM_VULKAN_VALIDATION"}
+)
 
-Value = str | int | bool
+Value = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,22 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
     return read
 
 
+def _seconds(low: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        expected = f"a number of seconds, {low:g} or more"
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(expected)
+        try:
+            seconds = float(value)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not low <= seconds < float("inf"):
+            raise ValueError(expected)
+        return seconds
+
+    return read
+
+
 def _switch(value: Any) -> bool:
     words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
     if isinstance(value, bool):
@@ -100,10 +118,16 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("context", _whole(2), "the model's, or what fits", "Positions of one sequence."),
         Setting("kv_dtype", _one_of("f16", "q8_0", "f32"), "f16", "Type of the KV cache."),
         Setting("deterministic", _switch, "true", "On Vulkan: the batch does not show in results."),
-        Setting("max_sequences", _whole(1, 4096), "the command's", "How many sequences the server runs at once."),
-        Setting("host", _text, "the command's", "The address that the server listens on."),
-        Setting("port", _whole(0, 65535), "the command's", "The port that the server listens on."),
+        Setting("max_sequences", _whole(1, 4096), "32", "How many sequences the server runs at once."),
+        Setting("host", _text, "127.0.0.1", "The address that the server listens on."),
+        Setting("port", _whole(0, 65535), "8000", "The port that the server listens on."),
         Setting("api_key_file", _text, "none", "A file with the keys that the server accepts."),
+        Setting("memory_budget", _size, "what is free", "Of all models that the server has loaded, like 16GiB."),
+        Setting("max_queue", _whole(0), "256", "Samples that may wait for each model of the server."),
+        Setting("request_timeout", _seconds(1), "600", "Seconds that a request to the server may take."),
+        Setting("drain_timeout", _seconds(0), "30", "Seconds that running requests get when the server ends."),
+        Setting("idle_unload", _seconds(1), "never", "Seconds after which the server unloads an unused model."),
+        Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "Of the server's log."),
         Setting("models", _text, "~/.local/share/tandem/models", "The folder whose models `tandem list` shows."),
     )
 }

@@ -26,6 +26,8 @@ def test_help_imports_nothing_heavy() -> None:
         ["inspect"],
         ["plan-memory"],
         ["config"],
+        ["doctor"],
+        ["deploy"],
         ["bench"],
         ["bench", "replay"],
         ["bench", "profile"],

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, config, devices, doctor, inspect, plan_memory, run, serve
+from tandem.cli import bench, chat, config, deploy, devices, doctor, inspect, plan_memory, run, serve
 from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
 from tandem.errors import TandemError
@@ -116,6 +116,7 @@ _configured: dict[str, Callable[..., None]] = {
     "serve": serve.serve,
     "inspect": inspect.inspect,
     "plan-memory": plan_memory.plan_memory,
+    "deploy": deploy.deploy,
 }
 _commands: dict[str, Callable[..., None]] = {
     "devices": devices.devices,

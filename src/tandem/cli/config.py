@@ -30,12 +30,13 @@ def _become_defaults(ctx: typer.Context, file: Path | None) -> Path | None:
         values = read_configuration(file).values
     except TandemError as error:
         fail(EXIT_USAGE, str(error))
-    parameters = {parameter.name for parameter in ctx.command.params}
+    parameters = {parameter.name: parameter for parameter in ctx.command.params}
     defaults = dict(ctx.default_map or {})
     for name, value in values.items():
         taken = next((alias for alias in _ALIASES.get(name, (name,)) if alias in parameters), None)
         if taken is not None:
-            defaults[taken] = value
+            many = parameters[taken].nargs == -1 or getattr(parameters[taken], "multiple", False)
+            defaults[taken] = [value] if many else value
     ctx.default_map = defaults
     return file
 

@@ -36,6 +36,8 @@ Model = Annotated[
 ModelArgument = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False)
 ]
+# The parameters by which commands take models.
+_MODEL_WAYS = ("model", "model_option", "more_models")
 _SAMPLING = "Sampling (defaults: the model's own)"
 KVDtype = Literal["f16", "q8_0", "f32"]
 
@@ -176,9 +178,11 @@ def flags(command: Callable[..., None], *, configured: bool = False) -> Callable
     def spread(**values: Any) -> None:
         if configured:
             del values["configuration"]
-            source = values.pop("ctx").get_parameter_source("model_option")
-            if values.get("model") is not None and source is not None and source.name == "DEFAULT_MAP":
-                values["model_option"] = None  # the command line names another model than the configuration
+            source = values.pop("ctx").get_parameter_source
+            ways = {name: source(name).name for name in _MODEL_WAYS if name in values}
+            if "COMMANDLINE" in ways.values():
+                # The configuration's model is for when the command line names none.
+                values |= {name: None for name, way in ways.items() if way == "DEFAULT_MAP"}
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
         command(**values)
