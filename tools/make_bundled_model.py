@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tandem.models.gguf_export import export_gguf
-from tandem.models.open import model_spec
+from tandem.models.quantize import quantize_model
+from tandem.models.recipes import named_recipe
 from tandem.weights.open import open_checkpoint
-from tandem.weights.tensor import TensorType
 
 ABOUT = {
     "name": "Tandem Stories 22M",
@@ -23,8 +22,7 @@ ABOUT = {
 
 def main() -> None:
     source, target = sys.argv[1:]
-    checkpoint = open_checkpoint(source)
-    export_gguf(checkpoint, model_spec(checkpoint), Path(target), lambda name, shape: TensorType.Q8_0, ABOUT)
+    quantize_model(open_checkpoint(source), Path(target), named_recipe("q8_0"), about=ABOUT)
     print(f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB")
 
 

@@ -103,6 +103,11 @@ struct Kernels {
     void (*attention)(const AttentionTask& task);
     // Folds one query's states of consecutive segments, `stride` floats apart; overwrites them.
     void (*fold_attention)(float* states, int segments, int64_t stride, int head_dim, float* out);
+    // Weights of a float type, widened; and a row of float32 weights in GGUF's layout, with an importance for
+    // each column or null.
+    void (*read_floats)(WeightType type, const uint8_t* source, int64_t n, float* out);
+    void (*write_weights)(WeightType type, const float* x, int64_t columns, const float* importance,
+                          uint8_t* out);
     Probes probes;
     SamplerKernels sampler;
 };

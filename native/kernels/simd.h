@@ -47,6 +47,10 @@ TANDEM_INLINE F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 TANDEM_INLINE F32x16 keep_above(F32x16 a, F32x16 threshold, F32x16 v) {
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, threshold.v, _CMP_GT_OQ), v.v)};
 }
+// a > threshold ? x : y
+TANDEM_INLINE F32x16 select_above(F32x16 a, F32x16 threshold, F32x16 x, F32x16 y) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, threshold.v, _CMP_GT_OQ), y.v, x.v)};
+}
 // To the nearest integer, ties to even.
 TANDEM_INLINE F32x16 round(F32x16 a) {
     return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -118,6 +122,10 @@ TANDEM_INLINE F32x16 abs(F32x16 a) {
 TANDEM_INLINE F32x16 keep_above(F32x16 a, F32x16 threshold, F32x16 v) {
     return {_mm256_and_ps(v.lo, _mm256_cmp_ps(a.lo, threshold.lo, _CMP_GT_OQ)),
             _mm256_and_ps(v.hi, _mm256_cmp_ps(a.hi, threshold.hi, _CMP_GT_OQ))};
+}
+TANDEM_INLINE F32x16 select_above(F32x16 a, F32x16 threshold, F32x16 x, F32x16 y) {
+    return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, threshold.lo, _CMP_GT_OQ)),
+            _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, threshold.hi, _CMP_GT_OQ))};
 }
 TANDEM_INLINE F32x16 round(F32x16 a) {
     constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -209,6 +217,9 @@ TANDEM_INLINE F32x16 abs(F32x16 a) {
 TANDEM_INLINE F32x16 keep_above(F32x16 a, F32x16 threshold, F32x16 v) {
     return each_lane([&](int i) { return a.v[i] > threshold.v[i] ? v.v[i] : 0.0f; });
 }
+TANDEM_INLINE F32x16 select_above(F32x16 a, F32x16 threshold, F32x16 x, F32x16 y) {
+    return each_lane([&](int i) { return a.v[i] > threshold.v[i] ? x.v[i] : y.v[i]; });
+}
 TANDEM_INLINE F32x16 round(F32x16 a) {
     return each_lane([&](int i) { return std::nearbyintf(a.v[i]); });
 }
@@ -291,6 +302,14 @@ TANDEM_INLINE float f16_value(uint16_t h) {
     return _cvtsh_ss(h);
 #else
     return f16_to_f32(h);
+#endif
+}
+
+TANDEM_INLINE uint16_t f16_bits(float x) {
+#if defined(__AVX2__)
+    return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    return f32_to_f16(x);
 #endif
 }
 

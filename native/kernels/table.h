@@ -8,6 +8,7 @@
 #include "kernels/quantize.h"
 #include "kernels/repack.h"
 #include "kernels/sampling.h"
+#include "kernels/weight_search.h"
 
 namespace tandem::TANDEM_ISA {
 
@@ -26,6 +27,8 @@ inline Kernels make_table(const char* name) {
         .store_kv = store_kv,
         .attention = attention,
         .fold_attention = fold_attention,
+        .read_floats = read_floats,
+        .write_weights = write_weights,
         .probes = make_probes(),
         .sampler = {scan, copy, total_mass, bucket_masses, find_bucket, count_before, noise_bounds},
     };

@@ -140,6 +140,21 @@ def matmul(isa: str, weights: PackedMatrix, x: _F32, groups_at_once: int = 0) ->
 def quantize_activations(isa: str, x: _F32) -> tuple[npt.NDArray[np.int8], _F32, _I32]: ...
 def dequantize(type: int, rows: int, columns: int, data: _U8) -> _F32: ...
 
+# bind_quantizer.cpp
+
+class Quantizer:
+    def __init__(self, threads: int, isa: str = "") -> None: ...
+    def run(
+        self,
+        source_type: int,
+        source: _U8,
+        type: int,
+        rows: int,
+        columns: int,
+        out: _U8,
+        importance: _F32 | None = None,
+    ) -> int: ...
+
 # bind_sampler.cpp
 
 MAX_LOGPROBS: int

@@ -41,3 +41,7 @@ class DeployError(TandemError):
 
 class ServerError(TandemError):
     """The server cannot start as asked: the address is taken, a key file cannot be read."""
+
+
+class RecipeError(TandemError):
+    """A model cannot be quantized as asked: no such type, a recipe that is none, a file in the way."""

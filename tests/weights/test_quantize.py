@@ -13,7 +13,7 @@ from tandem.weights.dequantize import dequantize
 from tandem.weights.quantize import quantize
 from tandem.weights.tensor import TensorType
 
-TYPES = [TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0]
+TYPES = [type for type in TensorType if type.block <= 32]
 
 
 def assert_same_bytes(values: np.ndarray, type: TensorType) -> None:
@@ -40,7 +40,8 @@ def test_random_weights_equal_the_reference(type: TensorType) -> None:
     type=st.sampled_from(TYPES),
 )
 def test_any_values_equal_the_reference(values: np.ndarray, type: TensorType) -> None:
-    assert_same_bytes(values, type)
+    # A block of negative zeros only has the scale -0 by ggml and 0 by its Python package.
+    assert_same_bytes(values + np.float32(0), type)
 
 
 def test_halves_of_a_quant_step_round_as_the_reference_does() -> None:
@@ -92,8 +93,3 @@ def test_values_too_large_for_the_type_are_refused(type: TensorType, value: floa
 def test_rows_that_are_no_multiple_of_the_block_are_refused() -> None:
     with pytest.raises(ModelFileError, match="tensor 'w' has rows of 33; Q8_0 needs a multiple of 32"):
         quantize("w", np.zeros((2, 33), np.float32), TensorType.Q8_0)
-
-
-def test_types_that_are_only_read_are_named() -> None:
-    with pytest.raises(ValueError, match="Q4_K cannot be written; F32, F16, BF16, Q8_0, Q4_0 can"):
-        quantize("w", np.zeros((1, 256), np.float32), TensorType.Q4_K)

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, config, deploy, devices, doctor, inspect, plan_memory, run, serve
+from tandem.cli import bench, chat, config, deploy, devices, doctor, inspect, plan_memory, quantize, run, serve
 from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
 from tandem.errors import TandemError
@@ -122,6 +122,7 @@ _commands: dict[str, Callable[..., None]] = {
     "devices": devices.devices,
     "config": config.config,
     "doctor": doctor.doctor,
+    "quantize": quantize.quantize,
 }
 for _name, _command in _configured.items():
     app.command(_name)(_guarded(flags(_command, configured=True)))

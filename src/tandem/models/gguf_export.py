@@ -3,57 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, FFNSpec, HeadSpec
+from tandem.devices.spec import AttentionSpec, FFNSpec
 from tandem.errors import ModelFileError, UnsupportedModelError
-from tandem.models.names import GGUF_NAMES, GGUF_ROPE_FACTORS, Kind
+from tandem.models.names import GGUF_NAMES, GGUF_ROPE_FACTORS, block_kind
 from tandem.models.registry import find_architecture
 from tandem.models.spec import ModelSpec
 from tandem.weights.checkpoint import Checkpoint
-from tandem.weights.dequantize import Floats, dequantize
-from tandem.weights.gguf_writer import Value, write_gguf
+from tandem.weights.dequantize import dequantize
+from tandem.weights.gguf_writer import Value
 from tandem.weights.quantize import quantize
 from tandem.weights.tensor import Tensor, TensorType
-
-# A matrix's type from its GGUF name and its shape; vectors (norms, biases) stay float32.
-ChooseType = Callable[[str, tuple[int, ...]], TensorType]
 
 # `tokenizer.ggml.token_type`
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _GPT2_SPLIT = {"type": "ByteLevel", "use_regex": True}
 
 
-def export_gguf(
-    checkpoint: Checkpoint, spec: ModelSpec, path: Path, choose: ChooseType, about: Mapping[str, str]
-) -> None:
-    """Writes `checkpoint`, a Hugging Face folder, to `path`.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A tensor as GGUF has it: `source` under the name `name`, its rows in another order where there is one."""
+
+    name: str
+    source: Tensor
+    order: npt.NDArray[np.int64] | None = None
+
+
+def export_metadata(checkpoint: Checkpoint, spec: ModelSpec, about: Mapping[str, str]) -> dict[str, Value]:
+    """What GGUF says of `checkpoint`, a Hugging Face folder, but for the types of its tensors.
 
     about: `general.*` strings (name, license, …). Raises UnsupportedModelError where GGUF has no place for what the
-    model is, ModelFileError where a file is missing or cannot be written.
+    model is, ModelFileError where a file is missing.
     """
-    tensors = list(_tensors(checkpoint, spec, choose))
-    types = [tensor.type for tensor in tensors if len(tensor.shape) == 2]
     metadata: dict[str, Value] = {f"general.{key}": value for key, value in about.items()}
     metadata |= _model_metadata(checkpoint, spec)
-    metadata["general.file_type"] = _FILE_TYPES[max(set(types), key=types.count)]
-    metadata["general.quantization_version"] = 2
     metadata |= _sampling_metadata(checkpoint.files.get("generation_config.json") or {})
-    metadata |= _tokenizer_metadata(checkpoint)
-    write_gguf(path, metadata, tensors)
-
-
-_FILE_TYPES = {
-    TensorType.F32: 0,
-    TensorType.F16: 1,
-    TensorType.Q4_0: 2,
-    TensorType.Q8_0: 7,
-    TensorType.BF16: 32,
-}
+    return metadata | _tokenizer_metadata(checkpoint)
 
 
 def _model_metadata(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Value]:
@@ -90,38 +81,40 @@ def _model_metadata(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Value]
     return {"general.architecture": name} | {f"{name}.{key}": value for key, value in values.items()}
 
 
-def _tensors(checkpoint: Checkpoint, spec: ModelSpec, choose: ChooseType) -> Iterator[Tensor]:
-    kinds: dict[type, Kind] = {
-        EmbedSpec: "embed", AttentionSpec: "attention", FFNSpec: "ffn", HeadSpec: "head",
-    }  # fmt: skip
+def export_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> Iterator[Exported]:
+    """The tensors of a Hugging Face folder under GGUF's names; matrices stay mapped, vectors become float32."""
     tied = spec.tensors[0]["embedding"] == spec.tensors[-1]["output"]
     for block, roles in zip(spec.blocks, spec.tensors, strict=True):
         layer = block.layer if isinstance(block, AttentionSpec | FFNSpec) else 0
         for role, source in roles.items():
             if role == "output" and tied:
                 continue
-            name = GGUF_NAMES[kinds[type(block)]][role].format(layer=layer)
-            values = _values(spec.architecture, block, role, dequantize(checkpoint.tensors[source]))
-            type_ = choose(name, values.shape) if values.ndim == 2 else TensorType.F32
-            yield quantize(name, values, type_)
+            name = GGUF_NAMES[block_kind(block)][role].format(layer=layer)
+            tensor, order = checkpoint.tensors[source], None
+            if (
+                role in ("q", "k", "q_bias", "k_bias")
+                and isinstance(block, AttentionSpec)
+                and spec.architecture in ("llama", "mistral")
+            ):
+                order = _interleaved(tensor.shape[0], block.head_dim)
+            if len(tensor.shape) == 2:
+                yield Exported(name, tensor, order)
+                continue
+            values = dequantize(tensor)
+            norm = {"norm": "norm", "post_norm": "post_norm", "q_norm": "qk_norm", "k_norm": "qk_norm"}.get(role)
+            if norm is not None:
+                # GGUF keeps norms with their offset added.
+                values += np.float32(getattr(block, norm).offset)
+            yield Exported(name, quantize(name, values if order is None else values[order], TensorType.F32))
     rope = spec.attention[0].rope
     if rope is not None and rope.frequency_factors is not None:
-        yield quantize(GGUF_ROPE_FACTORS, np.asarray(rope.frequency_factors, np.float32), TensorType.F32)
+        factors = np.asarray(rope.frequency_factors, np.float32)
+        yield Exported(GGUF_ROPE_FACTORS, quantize(GGUF_ROPE_FACTORS, factors, TensorType.F32))
 
 
-def _values(architecture: str, block: BlockSpec, role: str, values: Floats) -> Floats:
-    """GGUF keeps norms with their offset added, and Llama's Q and K rows paired for interleaved rope."""
-    norm = {"norm": "norm", "post_norm": "post_norm", "q_norm": "qk_norm", "k_norm": "qk_norm"}.get(role)
-    if norm is not None:
-        return values + np.float32(getattr(block, norm).offset)
-    if (
-        role in ("q", "k", "q_bias", "k_bias")
-        and isinstance(block, AttentionSpec)
-        and architecture in ("llama", "mistral")
-    ):
-        heads = values.reshape(-1, 2, block.head_dim // 2, *values.shape[1:])
-        return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(values.shape)
-    return values
+def _interleaved(rows: int, head_dim: int) -> npt.NDArray[np.int64]:
+    """GGUF keeps Llama's Q and K rows paired for interleaved rope: which row stands where."""
+    return np.arange(rows).reshape(-1, 2, head_dim // 2).swapaxes(1, 2).reshape(-1)
 
 
 def _sampling_metadata(generation: Mapping[str, Any]) -> dict[str, Value]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, FFNSpec
+
 Kind = Literal["embed", "attention", "ffn", "head"]
 NameTable = Mapping[Kind, Mapping[str, str]]
 
@@ -65,3 +67,11 @@ def tensor_name(table: NameTable, differences: NameTable, kind: Kind, role: str,
     """The name of a role's tensor: as an architecture's `differences` say, or else the common `table`."""
     template = differences.get(kind, {}).get(role) or table[kind][role]
     return template.format(layer=layer)
+
+
+def block_kind(block: BlockSpec) -> Kind:
+    if isinstance(block, EmbedSpec):
+        return "embed"
+    if isinstance(block, AttentionSpec):
+        return "attention"
+    return "ffn" if isinstance(block, FFNSpec) else "head"

@@ -18,7 +18,7 @@ import numpy as np
 from tandem.errors import ModelFileError, UnsupportedModelError
 from tandem.weights.checkpoint import Checkpoint
 from tandem.weights.files import map_file, show
-from tandem.weights.gguf_fields import Fields
+from tandem.weights.gguf_fields import Fields, StoredValue
 from tandem.weights.tensor import Tensor, TensorType
 
 MAGIC = b"GGUF"
@@ -119,6 +119,13 @@ def read_gguf(path: Path) -> Checkpoint:
             "download them again"
         )
     return Checkpoint(parts[0], "gguf", files[0].metadata, tensors)
+
+
+def read_stored_metadata(path: Path) -> dict[str, StoredValue]:
+    """The key-value pairs of one file as it stores them, for writing them again. Raises as `read_gguf` does."""
+    fields = Fields(path, map_file(path))
+    _, pairs = _header(fields)
+    return fields.stored_metadata(pairs)
 
 
 def _split_number(path: Path, metadata: Mapping[str, Any], key: str, default: int) -> int:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +33,15 @@ _NUMBERS: dict[int, np.dtype[Any]] = {
 }
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """A value as its file holds it: the number of its type, and the bytes after that number."""
+
+    kind: int
+    content: bytes
 
 
 class Fields:
@@ -78,15 +89,28 @@ class Fields:
 
     def metadata(self, pairs: int) -> dict[str, Any]:
         """Key-value pairs: int, float, bool, str, list of str, or a numpy array of numbers or bools."""
-        metadata: dict[str, Any] = {}
+        return dict(self._pairs(pairs, self._value))
+
+    def stored_metadata(self, pairs: int) -> dict[str, StoredValue]:
+        """The same pairs, checked alike, as they are stored."""
+
+        def stored(kind: int, what: str) -> StoredValue:
+            start = self.position
+            self._value(kind, what)
+            return StoredValue(kind, self.data[start : self.position])
+
+        return dict(self._pairs(pairs, stored))
+
+    def _pairs(self, pairs: int, read: Callable[[int, str], _T]) -> Iterator[tuple[str, _T]]:
+        keys: set[str] = set()
         for number in range(pairs):
             key = self.string(f"key {number}")
             if not key:
                 raise self.damaged(f"key {number} is empty")
-            if key in metadata:
+            if key in keys:
                 raise self.damaged(f"key {show(key)} appears twice")
-            metadata[key] = self._value(self.u32(f"the type of {show(key)}"), f"the value of {show(key)}")
-        return metadata
+            keys.add(key)
+            yield key, read(self.u32(f"the type of {show(key)}"), f"the value of {show(key)}")
 
     def _value(self, kind: int, what: str) -> Any:
         if kind == _STRING:
