@@ -11,5 +11,6 @@ NB_MODULE(_native, m) {
     tandem::bind_cpu(m);
     tandem::bind_sampler(m);
     tandem::bind_quantizer(m);
+    tandem::bind_scoring(m);
     tandem::bind_bench(m);
 }

@@ -16,7 +16,20 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli import bench, chat, config, deploy, devices, doctor, inspect, plan_memory, quantize, run, serve
+from tandem.cli import (
+    bench,
+    chat,
+    config,
+    deploy,
+    devices,
+    doctor,
+    inspect,
+    perplexity,
+    plan_memory,
+    quantize,
+    run,
+    serve,
+)
 from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
 from tandem.errors import TandemError
@@ -123,6 +136,7 @@ _commands: dict[str, Callable[..., None]] = {
     "config": config.config,
     "doctor": doctor.doctor,
     "quantize": quantize.quantize,
+    "perplexity": perplexity.perplexity,
 }
 for _name, _command in _configured.items():
     app.command(_name)(_guarded(flags(_command, configured=True)))

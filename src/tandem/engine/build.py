@@ -95,6 +95,7 @@ class PlannedEngine:
     devices: Mapping[str, Device]
     plan: MemoryPlan
 
+<<<<<<< HEAD
     def load(
         self,
         eos_ids: Iterable[int],
@@ -104,6 +105,15 @@ class PlannedEngine:
     ) -> Engine:
         """Loads the weights and links the programs. tokenizer: for requests with a grammar; None reads it from the
         model's files when the first one comes. progress: called with (blocks loaded, blocks).
+=======
+    def load(self, eos_ids: Iterable[int], *, progress: Callable[[int, int], None] | None = None) -> Engine:
+        """`load_executor`, and the engine around it."""
+        executor = self.load_executor(progress=progress)
+        return Engine(executor, eos_ids=eos_ids, prefix_cache=self.config.prefix_cache)
+
+    def load_executor(self, *, progress: Callable[[int, int], None] | None = None) -> Executor:
+        """Loads the weights and links the programs. progress: called with (blocks loaded, blocks).
+>>>>>>> 85d1477 (Measure perplexity in llama.cpp's windows, with logits scored natively)
 
         Raises MemoryPlanError where the machine has less memory free than the plan takes.
         """
@@ -113,7 +123,7 @@ class PlannedEngine:
                 f"the plan takes {format_bytes(needed)}, and this machine has {format_bytes(free)} free; free some, "
                 "or ask for less with memory=auto"
             )
-        executor = Executor(
+        return Executor(
             self.spec,
             self.plan,
             self.placement,
@@ -121,6 +131,7 @@ class PlannedEngine:
             lambda index: block_weights(self.checkpoint, self.spec, index),
             progress=progress,
         )
+<<<<<<< HEAD
         checkpoint = self.checkpoint
         return Engine(
             executor,
@@ -128,6 +139,8 @@ class PlannedEngine:
             prefix_cache=self.config.prefix_cache,
             tokenizer=lambda: open_tokenizer(checkpoint) if tokenizer is None else tokenizer,
         )
+=======
+>>>>>>> 85d1477 (Measure perplexity in llama.cpp's windows, with logits scored natively)
 
     def close(self) -> None:
         for device in self.devices.values():
