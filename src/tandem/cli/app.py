@@ -29,6 +29,7 @@ from tandem.cli import (
     quantize,
     run,
     serve,
+    validate,
 )
 from tandem.cli.failure import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from tandem.cli.options import flags
@@ -137,6 +138,7 @@ _commands: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
     "quantize": quantize.quantize,
     "perplexity": perplexity.perplexity,
+    "validate": validate.validate,
 }
 for _name, _command in _configured.items():
     app.command(_name)(_guarded(flags(_command, configured=True)))
