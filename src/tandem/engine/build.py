@@ -147,31 +147,43 @@ class PlannedEngine:
             device.close()
 
 
-def plan_engine(checkpoint: Checkpoint, config: EngineConfig) -> PlannedEngine:
-    """Reads headers, opens the devices and plans their memory.
+def plan_engine(checkpoint: Checkpoint, config: EngineConfig, spec: ModelSpec | None = None) -> PlannedEngine:
+    """Reads headers, opens the devices and plans their memory. spec: a part of the model, for measurements.
 
     Raises MemoryPlanError where the configuration does not fit, DeviceError where a device is missing, and what
     `model_spec` raises.
     """
-    spec = model_spec(checkpoint)
-    placement = parse_placement(config.placement, spec, lambda i: block_weights(checkpoint, spec, i))
+    spec = spec or model_spec(checkpoint)
+    text = config.placement
+    if text.strip() == "auto":
+        from tandem.engine.placing import choose_placement
+
+        text = choose_placement(checkpoint, spec, config)
+    placement = parse_placement(text, spec, lambda i: block_weights(checkpoint, spec, i))
     devices = {
         name: open_device(name, threads=config.threads, deterministic=config.deterministic) for name in placement.names
     }
     try:
-        planner = Planner(
-            spec,
-            placement.stages(),
-            devices,
-            lambda i: block_weights(checkpoint, spec, i),
-            micro_batches=placement.micro_batches,
-        )
-        plan = _plan(planner, spec, config, devices)
+        plan = plan_placement(checkpoint, spec, config, placement, devices)
     except BaseException:
         for device in devices.values():
             device.close()
         raise
     return PlannedEngine(checkpoint, spec, config, placement, devices, plan)
+
+
+def plan_placement(
+    checkpoint: Checkpoint, spec: ModelSpec, config: EngineConfig, placement: Placement, devices: Mapping[str, Device]
+) -> MemoryPlan:
+    """The memory of a placement, whatever `config` says of it; `devices` are its devices. Raises MemoryPlanError."""
+    planner = Planner(
+        spec,
+        placement.stages(),
+        devices,
+        lambda i: block_weights(checkpoint, spec, i),
+        micro_batches=placement.micro_batches,
+    )
+    return _plan(planner, spec, config, devices)
 
 
 def _plan(planner: Planner, spec: ModelSpec, config: EngineConfig, devices: Mapping[str, Device]) -> MemoryPlan:

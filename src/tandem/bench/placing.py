@@ -1,0 +1,265 @@
+"""`tandem plan`: predicts placements, runs the best of them, and says which one to take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+
+from tandem.bench.report import columns
+from tandem.engine.build import EngineConfig, plan_engine
+from tandem.engine.engine import Engine
+from tandem.engine.placing import Site, keep_plan, predict_site
+from tandem.engine.request import Request
+from tandem.engine.sampling_params import SamplingParams
+from tandem.errors import BenchError
+from tandem.memory.system import format_bytes
+from tandem.models.spec import ModelSpec
+from tandem.pipeline.cost_model import Prediction
+from tandem.pipeline.lanes import Span
+from tandem.pipeline.planner import Candidate, choose_measured, to_verify
+from tandem.pipeline.profile import Profile
+from tandem.pipeline.workload import Workload
+from tandem.weights.checkpoint import Checkpoint
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A workload as it ran. prefill_s: until the last prompt's first token; decode_s: all that came after."""
+
+    prefill_s: float
+    decode_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.prefill_s + self.decode_s
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Several runs; the fastest and the median of each quantity. tokens_per_s: new tokens over the whole time."""
+
+    runs: tuple[Run, ...]
+    tokens_per_s: float
+    prefill_s: float
+    decode_s: float
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], workload: Workload) -> Measured:
+        seconds = statistics.median(run.seconds for run in runs)
+        return cls(
+            tuple(runs),
+            workload.batch * workload.new / seconds,
+            statistics.median(run.prefill_s for run in runs),
+            statistics.median(run.decode_s for run in runs),
+        )
+
+
+def workload_config(workload: Workload, spec: ModelSpec, base: EngineConfig) -> EngineConfig:
+    """`base` for just this workload. Raises BenchError for one that is longer than the model's context."""
+    context = workload.context + 1
+    if context > spec.context:
+        raise BenchError(
+            f"prompts of {workload.prompt:,} and answers of {workload.new:,} tokens need a context of {context:,}, and "
+            f"{spec.name} was trained for {spec.context:,}; choose smaller ones"
+        )
+    return replace(
+        base, max_sequences=workload.batch, full_sequences=workload.batch, rows=workload.rows, context=context,
+        prefix_cache=False,
+    )  # fmt: skip
+
+
+def measure_placement(
+    checkpoint: Checkpoint, config: EngineConfig, workload: Workload, placement: str, *, rounds: int = _ROUNDS
+) -> Measured:
+    """Loads the model, runs the workload once to warm up and `rounds` times to measure. Raises what loading does."""
+    with loaded(checkpoint, replace(config, placement=placement)) as engine:
+        run_workload(engine, workload)
+        return Measured.of([run_workload(engine, workload) for _ in range(rounds)], workload)
+
+
+@contextmanager
+def loaded(checkpoint: Checkpoint, config: EngineConfig) -> Any:
+    planned = plan_engine(checkpoint, config)
+    try:
+        engine = planned.load(())
+    except BaseException:
+        planned.close()
+        raise
+    try:
+        yield engine
+    finally:
+        engine.executor.close()
+
+
+def run_workload(engine: Engine, workload: Workload, seed: int = 0) -> Run:
+    """Raises BenchError where the engine fails."""
+    random = np.random.default_rng(seed)
+    params = SamplingParams(temperature=0.0, max_tokens=workload.new, ignore_eos=True)
+    waiting = {str(i) for i in range(workload.batch)}
+    prompts = random.integers(engine.vocab, size=(workload.batch, workload.prompt)).tolist()
+    start = time.perf_counter()
+    for name, prompt in zip(sorted(waiting, key=int), prompts, strict=True):
+        engine.submit(Request(id=name, prompt=prompt, params=params))
+    first = start
+    while not engine.idle:
+        for delta in engine.step():
+            if delta.error is not None:
+                raise BenchError(f"the engine failed while it was measured: {delta.error}")
+            if delta.request_id in waiting and delta.tokens:
+                waiting.discard(delta.request_id)
+                first = time.perf_counter()
+    return Run(first - start, time.perf_counter() - first)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """measured: of the candidates that were run. chosen: one of them, or the prediction's favourite if none was."""
+
+    workload: Workload
+    candidates: list[Candidate]
+    measured: dict[str, Measured]
+    chosen: Candidate
+    profile: Profile
+
+
+def plan_workload(
+    site: Site,
+    profile: Profile,
+    workload: Workload,
+    *,
+    placements: Sequence[str] = (),
+    run: bool = True,
+    rounds: int = _ROUNDS,
+    say: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Predicts, runs the best two and the best single device (of `placements`, all), and chooses; keeps the choice.
+
+    Raises MemoryPlanError where nothing fits.
+    """
+    with site.devices() as devices:
+        candidates = predict_site(site, profile, workload, devices, placements)
+    verify = [each for each in candidates if each.plan is not None] if placements else to_verify(candidates)
+    measured: dict[str, Measured] = {}
+    for candidate in (verify or to_verify(candidates)) if run else ():
+        if say is not None:
+            say(f"running {candidate.text}")
+        measured[candidate.text] = measure_placement(
+            site.checkpoint, site.config, workload, candidate.text, rounds=rounds
+        )
+    ran = [(each, measured[each.text].tokens_per_s) for each in candidates if each.text in measured]
+    chosen = choose_measured(ran) if ran else to_verify(candidates)[0]
+    if ran and not placements:
+        keep_plan(site, workload, chosen.text, measured[chosen.text].tokens_per_s)
+    return Outcome(workload, candidates, measured, chosen, profile)
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """Plain values; seconds and bytes."""
+    return {
+        "workload": asdict(outcome.workload),
+        "devices": {name: device.description for name, device in outcome.profile.devices.items()},
+        "chosen": outcome.chosen.text,
+        "candidates": [
+            {
+                "placement": each.text,
+                "predicted": prediction_json(each.prediction),
+                "measured": _measured_json(outcome.measured[each.text]) if each.text in outcome.measured else None,
+                "error": _error(each, outcome.measured.get(each.text)),
+                "memory": None if each.plan is None else each.plan.by_memory(),
+                "refused": each.refused or None,
+            }
+            for each in outcome.candidates
+        ],
+    }
+
+
+def prediction_json(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "tokens_per_s": prediction.tokens_per_s,
+        "prefill_s": prediction.prefill_s,
+        "decode_s": prediction.decode_s,
+        "busy_s": prediction.busy,
+    }
+
+
+def _measured_json(measured: Measured) -> dict[str, Any]:
+    return {
+        "tokens_per_s": measured.tokens_per_s,
+        "prefill_s": measured.prefill_s,
+        "decode_s": measured.decode_s,
+        "runs": [asdict(run) for run in measured.runs],
+    }
+
+
+def _error(candidate: Candidate, measured: Measured | None) -> float | None:
+    """Of the predicted time over the measured one, less 1."""
+    if measured is None:
+        return None
+    return measured.tokens_per_s / candidate.prediction.tokens_per_s - 1
+
+
+def outcome_table(outcome: Outcome) -> str:
+    """For a reader."""
+    workload = outcome.workload
+    rows = [("placement", "predicted tok/s", "measured tok/s", "error", "prefill s", "decode s", "memory")]
+    for each in outcome.candidates:
+        measured = outcome.measured.get(each.text)
+        error = _error(each, measured)
+        rows.append(
+            (
+                ("* " if each is outcome.chosen else "  ") + each.text,
+                f"{each.prediction.tokens_per_s:,.1f}",
+                f"{measured.tokens_per_s:,.1f}" if measured else "",
+                f"{error:+.0%}" if error is not None else "",
+                f"{measured.prefill_s if measured else each.prediction.prefill_s:.3f}",
+                f"{measured.decode_s if measured else each.prediction.decode_s:.3f}",
+                format_bytes(each.plan.total) if each.plan else "does not fit",
+            )
+        )
+    lines = [
+        f"{workload.batch} prompts of {workload.prompt:,} tokens, answers of {workload.new:,}, "
+        f"steps of {workload.rows:,} rows at most",
+        "",
+        columns(rows),
+        "",
+        verdict(outcome),
+    ]
+    return "\n".join(lines)
+
+
+def verdict(outcome: Outcome) -> str:
+    """One sentence on what was chosen, and why."""
+    chosen, measured = outcome.chosen, outcome.measured
+    if not measured:
+        return f"{chosen.text} is predicted to be the fastest; nothing was run."
+    single = [each for each in outcome.candidates if each.single and each.text in measured]
+    splits = [each for each in outcome.candidates if not each.single]
+    if chosen.single:
+        if not splits:
+            return f"{chosen.text}: there is no second device to split with."
+        best = max(splits, key=lambda each: each.prediction.tokens_per_s)
+        gain = best.prediction.tokens_per_s / chosen.prediction.tokens_per_s
+        return (
+            f"{chosen.text} alone: nothing is to be won by splitting here; the best split, {best.text}, is predicted "
+            f"at {gain:.2f} times its throughput"
+            + (f" and ran at {measured[best.text].tokens_per_s / measured[chosen.text].tokens_per_s:.2f} times."
+               if best.text in measured else ".")
+        )  # fmt: skip
+    if not single:
+        return f"{chosen.text}: no single device holds the model."
+    base = max(measured[each.text].tokens_per_s for each in single)
+    return f"{chosen.text}: {measured[chosen.text].tokens_per_s / base:.2f} times the best single device, as measured."
+
+
+def lane_rows(spans: Sequence[Span]) -> list[tuple[str, float, float, str, int]]:
+    """A simulated step for a picture: lane, start and end in seconds, kind of work, micro-batch."""
+    return [(each.task.lane, each.start, each.end, each.task.what, each.task.micro_batch) for each in spans]
