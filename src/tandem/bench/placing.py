@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from tandem.bench.gantt import Panel, measured_bars, predicted_bars
 from tandem.bench.report import columns
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Engine
@@ -22,9 +22,9 @@ from tandem.errors import BenchError
 from tandem.memory.system import format_bytes
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.cost_model import Prediction
-from tandem.pipeline.lanes import Span
 from tandem.pipeline.planner import Candidate, choose_measured, to_verify
 from tandem.pipeline.profile import Profile
+from tandem.pipeline.timing import PipelineTimes, StepTime
 from tandem.pipeline.workload import Workload
 from tandem.weights.checkpoint import Checkpoint
 
@@ -45,21 +45,29 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Several runs; the fastest and the median of each quantity. tokens_per_s: new tokens over the whole time."""
+    """Several runs; the fastest counts, as a profile's do. tokens_per_s: new tokens over the whole time. times: of the
+    lanes in all of these runs. prefill, decode: one step of each kind, from another run.
+    """
 
     runs: tuple[Run, ...]
     tokens_per_s: float
     prefill_s: float
     decode_s: float
+    times: PipelineTimes
+    prefill: StepTime | None
+    decode: StepTime | None
 
     @classmethod
-    def of(cls, runs: Sequence[Run], workload: Workload) -> Measured:
-        seconds = statistics.median(run.seconds for run in runs)
+    def of(cls, runs: Sequence[Run], workload: Workload, times: PipelineTimes, steps: Sequence[StepTime]) -> Measured:
+        best = min(runs, key=lambda run: run.seconds)
         return cls(
             tuple(runs),
-            workload.batch * workload.new / seconds,
-            statistics.median(run.prefill_s for run in runs),
-            statistics.median(run.decode_s for run in runs),
+            workload.batch * workload.new / best.seconds,
+            best.prefill_s,
+            best.decode_s,
+            times,
+            max(steps, key=lambda step: step.rows, default=None),
+            next((step for step in reversed(steps) if step.rows == step.samples == workload.batch), None),
         )
 
 
@@ -82,12 +90,18 @@ def measure_placement(
 ) -> Measured:
     """Loads the model, runs the workload once to warm up and `rounds` times to measure. Raises what loading does."""
     with loaded(checkpoint, replace(config, placement=placement)) as engine:
+        executor = engine.executor
+        executor.profile = []
         run_workload(engine, workload)
-        return Measured.of([run_workload(engine, workload) for _ in range(rounds)], workload)
+        steps, executor.profile = executor.profile, None
+        before = executor.times.copy()
+        runs = [run_workload(engine, workload) for _ in range(rounds)]
+        return Measured.of(runs, workload, executor.times.since(before), steps)
 
 
 @contextmanager
-def loaded(checkpoint: Checkpoint, config: EngineConfig) -> Any:
+def loaded(checkpoint: Checkpoint, config: EngineConfig) -> Iterator[Engine]:
+    """An engine for the time of the block. Raises what planning and loading do."""
     planned = plan_engine(checkpoint, config)
     try:
         engine = planned.load(())
@@ -197,6 +211,7 @@ def _measured_json(measured: Measured) -> dict[str, Any]:
         "prefill_s": measured.prefill_s,
         "decode_s": measured.decode_s,
         "runs": [asdict(run) for run in measured.runs],
+        "lanes": asdict(measured.times),
     }
 
 
@@ -260,6 +275,16 @@ def verdict(outcome: Outcome) -> str:
     return f"{chosen.text}: {measured[chosen.text].tokens_per_s / base:.2f} times the best single device, as measured."
 
 
-def lane_rows(spans: Sequence[Span]) -> list[tuple[str, float, float, str, int]]:
-    """A simulated step for a picture: lane, start and end in seconds, kind of work, micro-batch."""
-    return [(each.task.lane, each.start, each.end, each.task.what, each.task.micro_batch) for each in spans]
+def pictures(outcome: Outcome, spec: ModelSpec) -> list[Panel]:
+    """A step of each kind of the chosen placement, as predicted and as it ran."""
+    prediction, measured = outcome.chosen.prediction, outcome.measured.get(outcome.chosen.text)
+    panels = []
+    for name, cost, step in (
+        ("prefill", prediction.prefill, measured.prefill if measured else None),
+        ("decode", prediction.decode, measured.decode if measured else None),
+    ):
+        if cost is not None:
+            panels.append(Panel(f"{name}, {cost.shape.rows} rows, predicted", predicted_bars(cost.spans)))
+        if step is not None:
+            panels.append(Panel(f"{name}, {step.rows} rows, measured", measured_bars(spec, step)))
+    return panels

@@ -83,6 +83,21 @@ def synthetic_checkpoint(
     return Checkpoint(Path(f"{name}-{type.name.lower()}"), "gguf", _metadata(name, shape, context), tensors)
 
 
+def shape_checkpoint(name: str, shape: Shape, type: TensorType, *, context: int = 32_768) -> Checkpoint:
+    """The same without weights: for what needs only types and sizes. Its data reads as one byte, and takes no memory.
+
+    Raises BenchError as `synthetic_checkpoint` does.
+    """
+    tensors = {}
+    for key, each in _tensor_shapes(shape).items():
+        kind = type if len(each) == 2 else TensorType.F32
+        if each[-1] % kind.block:
+            raise BenchError(f"{name}: {key} has rows of {each[-1]}, which {kind.name} cannot hold; take Q4_0 or Q8_0")
+        size = kind.row_bytes(each[-1]) * (each[0] if len(each) == 2 else 1)
+        tensors[key] = Tensor(key, kind, each, np.broadcast_to(np.zeros(1, np.uint8), (size,)))
+    return Checkpoint(Path(f"{name}-{type.name.lower()}"), "gguf", _metadata(name, shape, context), tensors)
+
+
 def _metadata(name: str, shape: Shape, context: int) -> dict[str, Any]:
     values: dict[str, Any] = {
         "block_count": shape.layers,

@@ -25,7 +25,10 @@ from tandem.cli import (
     doctor,
     inspect,
     perplexity,
+    plan,
     plan_memory,
+    profile,
+    project,
     quantize,
     run,
     serve,
@@ -131,6 +134,10 @@ _configured: dict[str, Callable[..., None]] = {
     "inspect": inspect.inspect,
     "plan-memory": plan_memory.plan_memory,
     "deploy": deploy.deploy,
+    "devices": devices.devices,
+    "profile": profile.profile,
+    "plan": plan.plan,
+    "project": project.project,
 }
 _commands: dict[str, Callable[..., None]] = {
     "devices": devices.devices,

@@ -92,6 +92,11 @@ def find_site(
     return Site(checkpoint, spec, names, config, keys)
 
 
+def with_config(site: Site, config: EngineConfig) -> Site:
+    """The same place for another engine."""
+    return Site(site.checkpoint, site.spec, site.names, config, site.keys)
+
+
 def obtain_profile(
     site: Site,
     effort: Effort = FULL,

@@ -51,7 +51,7 @@ class Effort:
 
 
 FULL = Effort(
-    "full", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), (1, 8, 64, 256), (1, 8, 32), 1024, 192 << 20, Patience(0.04, 0.4)
+    "full", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), (1, 8, 64, 256), (1, 8, 32), 1024, 192 << 20, Patience(0.04, 0.25)
 )
 QUICK = Effort("quick", (1, 8, 32, 128), (1, 32), (8,), 512, 64 << 20, Patience(0.01, 0.1))
 
@@ -228,23 +228,27 @@ class _Probe:
         """Seconds per position: for every decoding sequence one more, and for one row of a prompt."""
         patience = self.effort.patience
 
-        def slope(batch: Batch, rows: int, positions: float) -> float:
-            run = (rig.time_queued(batch, patience) - program(rows)) / rig.blocks
-            return max(0.0, run - seconds(rows)) / positions
+        points: dict[str, list[tuple[float, float]]] = {"decode": [], "prefill": []}
+        ended: set[str] = set()
+
+        def measure(kind: str, batch: Batch, size: int, positions: float) -> None:
+            if size > seconds.at[-1] or kind in ended:
+                return
+            run = rig.time_queued(batch, patience)
+            block = (run - program(size)) / rig.blocks
+            points[kind].append((float(size), max(0.0, block - seconds(size)) / positions))
+            if run > patience.longest:
+                ended.add(kind)
 
         seen = min(self._depth, spec.window or self._depth)
-        decode = [
-            (float(n), slope(rig.batch(n, 1, self._depth), n, seen - 1))
-            for n in self.effort.decoding
-            if n <= seconds.at[-1]
-        ]
-        prefill = []
+        for n in self.effort.decoding:
+            measure("decode", rig.batch(n, 1, self._depth), n, seen - 1)
         for n in self.effort.rows:
-            if 16 <= n <= min(self._depth, seconds.at[-1]):
+            if 16 <= n <= self._depth:
                 length = min(self._depth, 2 * n)
                 positions = sum(min(at, spec.window or at) - 1 for at in range(length - n + 1, length + 1))
-                prefill.append((float(n), slope(rig.batch(1, n, length), n, positions)))
-        return _optional(decode), _optional(prefill)
+                measure("prefill", rig.batch(1, n, length), n, positions)
+        return _optional(points["decode"]), _optional(points["prefill"])
 
 
 def _optional(points: Sequence[tuple[float, float]]) -> Curve | None:

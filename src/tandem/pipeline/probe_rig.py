@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from tandem.pipeline.profile import block_without_layer
 # KV pools of a measurement; sequences that need more share pages, far apart.
 _POOL_BYTES = 256 << 20
 _MOST_SAMPLES = 64
-_MOST_QUEUED = 32
+_MOST_QUEUED = 16
 _ONE = int(np.float32(1).view(np.int32))
 
 
@@ -36,7 +35,7 @@ class Patience:
 
     seconds: float
     longest: float
-    least: int = 3
+    least: int = 5
 
 
 class BlockRig:
@@ -93,9 +92,12 @@ class BlockRig:
         self._runner.run(lambda event: self.submit(batch, event))
         self._refresh(batch)
         once = self._runner.run(lambda event: self.submit(batch, event))
-        runs = max(1, min(_MOST_QUEUED, round(patience.seconds / once)))
+        runs = max(1, min(_MOST_QUEUED, round(patience.seconds / patience.least / once)))
         if runs == 1:
-            return once if once > patience.longest else self.time(batch, patience)
+            if once > patience.seconds:
+                return once
+            self._refresh(batch)
+            return min(once, self._runner.run(lambda event: self.submit(batch, event)))
         return self.queued_seconds(batch, runs, patience) / runs
 
     def queued_seconds(self, batch: Batch, runs: int, patience: Patience) -> float:
@@ -179,7 +181,7 @@ class Runner:
         return time.perf_counter() - start
 
     def time(self, prepare: Callable[[], None], submit: Callable[[Event], None], patience: Patience) -> float:
-        """The median of several runs, after one that nobody counts."""
+        """The fastest of several runs, after one that nobody counts: what others do on the machine only adds to it."""
         prepare()
         first = self.run(submit)
         if first > patience.longest:
@@ -190,7 +192,7 @@ class Runner:
         while len(runs) < patience.least or sum(runs) < patience.seconds:
             prepare()
             runs.append(self.run(submit))
-        return statistics.median(runs)
+        return min(runs)
 
 
 def chain_seconds(links: Sequence[tuple[BlockRig, Batch]], patience: Patience) -> tuple[float, float]:
@@ -207,4 +209,4 @@ def chain_seconds(links: Sequence[tuple[BlockRig, Batch]], patience: Patience) -
             wait = (signal,)
         queued.append(time.perf_counter() - start)
 
-    return Runner().time(lambda: None, submit, patience), statistics.median(queued)
+    return Runner().time(lambda: None, submit, patience), min(queued)
