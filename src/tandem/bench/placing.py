@@ -19,6 +19,7 @@ from tandem.engine.placing import Site, keep_plan, predict_site
 from tandem.engine.request import Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import BenchError
+from tandem.memory.plan import PAGE_SIZE
 from tandem.memory.system import format_bytes
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.cost_model import Prediction
@@ -73,7 +74,8 @@ class Measured:
 
 def workload_config(workload: Workload, spec: ModelSpec, base: EngineConfig) -> EngineConfig:
     """`base` for just this workload. Raises BenchError for one that is longer than the model's context."""
-    context = workload.context + 1
+    # Whole pages, and what admission keeps in reserve, so that all prompts are admitted at once.
+    context = (-(-workload.context // PAGE_SIZE) + 2) * PAGE_SIZE
     if context > spec.context:
         raise BenchError(
             f"prompts of {workload.prompt:,} and answers of {workload.new:,} tokens need a context of {context:,}, and "

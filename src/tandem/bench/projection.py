@@ -61,8 +61,8 @@ def projection_report(projection: Projection, model: str, target: float) -> str:
            else f"do not fit {format_bytes(hardware.memory.bytes)}") + f" ({hardware.memory.bytes_note})",
         columns(rows),
         f"Roofline: at {hardware.memory.bytes_per_s / 1e9:.1f} GB/s and {hardware.macs_per_s / 1e12:.1f} T "
-        f"multiply-adds/s no software decodes this batch faster than {bound.decode:,.1f} tokens/s, nor any batch faster "
-        f"than {bound.any_batch:,.0f}.",
+        f"multiply-adds/s no software decodes this batch faster than {bound.decode:,.1f} tokens/s, nor any batch "
+        f"faster than {bound.any_batch:,.0f}.",
         (impossible(projection, target) or f"{target:,.0f} tokens/s is below what the arithmetic alone allows") + ".",
         "\n".join(["Assumed:", *(f"- {each}" for each in ASSUMPTIONS)]),
         "\n".join(["Figures:", *_sources(projection)]),
