@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from tandem.cli.options import DeviceOptions, EngineOptions, Model
+from tandem.cli.placing import Devices, open_site, said
 from tandem.errors import BenchError
 
 if TYPE_CHECKING:
@@ -198,11 +199,41 @@ def profile(
     _finish({**header, **found}, profile_table, None, json, None)
 
 
+def ladder(
+    *,
+    model: Model = None,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts.")] = 8,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 64,
+    new: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 32,
+    devices: Devices = None,
+    json: ResultFile = None,
+    engine: DeviceOptions,
+) -> None:
+    """Four rungs on the same prompts: baseline, + batch, + resident, + pipeline."""
+    from tandem.bench.ladder import ladder_table, run_ladder
+    from tandem.bench.placing import workload_config
+    from tandem.bench.report import write_result
+    from tandem.engine.placing import obtain_profile, with_config
+    from tandem.pipeline.workload import Workload
+
+    _check_outputs(json, None)
+    workload = Workload(batch, prompt, new, max(256, batch))
+    site = open_site(model, None, devices, engine)
+    site = with_config(site, workload_config(workload, site.spec, site.config))
+    header = _header()
+    profile, _ = obtain_profile(site, say=said())
+    result = {**header, **run_ladder(site, profile, workload, said())}
+    if json is not None:
+        write_result(json, result)
+    print(ladder_table(result))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     DEFAULT: throughput,
     "profile": profile,
     "replay": replay,
     "kernels": kernels,
+    "ladder": ladder,
 }
 
 

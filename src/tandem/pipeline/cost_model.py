@@ -123,6 +123,17 @@ class CostModel:
         device = self._profile.devices[segment.device]
         return device.program(shape.rows) + sum(self._part_seconds(device, part, shape) for part in segment.parts)
 
+    def kind_seconds(self, placement: Placement, shape: StepShape) -> dict[str, float]:
+        """Seconds of all lanes for attention, ffn and head of a step; the embedding and adding slices count as head."""
+        spent = {"attention": 0.0, "ffn": 0.0, "head": 0.0}
+        for piece in shape.split(placement.micro_batches):
+            for segment in (segment for stage in placement.stages() for segment in stage):
+                device = self._profile.devices[segment.device]
+                for part in segment.parts:
+                    kind = self._kind(part)
+                    spent[kind if kind in spent else "head"] += self._part_seconds(device, part, piece)
+        return spent
+
     def layer_seconds(self, device: str, rows: int) -> float:
         """All attention and FFN blocks on one device, for as many sequences of one row."""
         shape = StepShape((Part(rows, 1, 1),), 0)
