@@ -31,6 +31,8 @@ from tandem.weights.tensor import Tensor
 
 Weights = Callable[[int], Mapping[str, Tensor]]
 _CHAIN = 16
+_MANY = 64
+_MOST_TOGETHER = 500
 _MOST_BLOCKS = 32
 _READ_BYTES = 256 << 20
 
@@ -265,9 +267,11 @@ def _pair(one: _Probe, other: _Probe) -> PairProfile:
     mixed = chain_seconds(turns * (_CHAIN // 2), patience)[0]
     handover = max(0.0, (mixed - sum(chains) / 2) / (_CHAIN - 1))
     slow: dict[str, list[tuple[float, float]]] = {one.name: [], other.name: []}
-    few, many = 1, 64 if len(one.effort.rows) > 4 else 32
-    ffn = (one.ffn_rig(many), other.ffn_rig(many))
-    for rows in (few, many):
+    ffn = (one.ffn_rig(_MANY), other.ffn_rig(_MANY))
+    took = [rig.time_queued(rig.batch(1, 1, 1), patience) for rig in ffn]
+    # A device that takes long for one row is bound by its arithmetic then already.
+    many = _MANY if max(took) < patience.longest / _MANY else 8
+    for rows in (1, many):
         found = _together(ffn[0], ffn[1], rows, patience)
         for name, factor in zip(slow, found, strict=True):
             slow[name].append((float(rows), factor))
@@ -280,7 +284,7 @@ def _together(one: BlockRig, other: BlockRig, rows: int, patience: Patience) -> 
     batches = [rig.batch(rows, 1, 1) for rig in rigs]
     alone = [rig.time_queued(batch, patience) for rig, batch in zip(rigs, batches, strict=True)]
     span = max(0.1, 2 * max(alone))
-    counts = [max(1, round(span / seconds)) for seconds in alone]
+    counts = [max(1, min(_MOST_TOGETHER, round(span / seconds))) for seconds in alone]
     once = replace(patience, seconds=0.0, least=1, longest=0.0)
     queued = [rig.queued_seconds(batch, n, once) for rig, batch, n in zip(rigs, batches, counts, strict=True)]
     took = [0.0, 0.0]

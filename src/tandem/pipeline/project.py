@@ -97,17 +97,28 @@ def project(
 
 
 def impossible(projection: Projection, tokens_per_s: float) -> str | None:
-    """Why so many tokens per second cannot be, in a sentence; None where the arithmetic alone does not forbid it."""
+    """Why so many tokens per second cannot be, in a sentence: on this hardware at all, or on its first processor alone.
+    None where the arithmetic alone does not forbid it.
+    """
     bound, hardware = projection.bound, projection.hardware
-    if tokens_per_s <= bound.any_batch:
-        return None
-    parts = ", ".join(f"{name} {2 * rate / 1e12:.1f}" for name, rate in hardware.processors)
-    return (
-        f"{tokens_per_s:,.0f} tokens/s is impossible on this hardware: a token of this model takes "
-        f"{2 * bound.macs / 1e9:.1f} GFLOP, and all its processors together do {2 * hardware.macs_per_s / 1e12:.1f} "
-        f"TFLOP/s at peak ({parts}), so that no batch size and no software exceed {bound.any_batch:,.0f} tokens/s; the "
-        f"{hardware.device[0].description} alone ends at {hardware.device[0].macs_per_s / bound.macs:,.0f}"
-    )
+    first = hardware.device[0]
+    alone = first.macs_per_s / bound.macs
+    token = f"a token of this model takes {2 * bound.macs / 1e9:.1f} GFLOP"
+    ends = f"the {first.description} alone ends at {alone:,.0f}"
+    if tokens_per_s > bound.any_batch:
+        parts = ", ".join(f"{name} {2 * rate / 1e12:.1f}" for name, rate in hardware.processors)
+        return (
+            f"{tokens_per_s:,.0f} tokens/s is impossible on this hardware: {token}, and all its processors together do "
+            f"{2 * hardware.macs_per_s / 1e12:.1f} TFLOP/s at peak ({parts}), so that no batch size and no software "
+            f"exceed {bound.any_batch:,.0f} tokens/s; {ends}"
+        )
+    if tokens_per_s > alone:
+        return (
+            f"{tokens_per_s:,.0f} tokens/s is impossible on {first.name}: {token}, and at its peak of "
+            f"{2 * first.macs_per_s / 1e12:.1f} TFLOP/s {ends}, with any batch; all processors together, none of them "
+            f"ever waiting for memory, would have to reach {tokens_per_s / bound.any_batch:.0%} of their peak"
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)
