@@ -28,6 +28,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["config"],
         ["doctor"],
         ["deploy"],
+        ["plan"],
         ["bench"],
         ["bench", "replay"],
         ["bench", "profile"],
@@ -43,7 +44,7 @@ def test_help_into_a_pipe_has_no_colour(arguments: list[str]) -> None:
 
 def test_every_command_has_a_help_line() -> None:
     listing = tandem("--help").stdout
-    for command in ("run", "chat", "inspect", "plan-memory", "config", "bench"):
+    for command in ("run", "chat", "inspect", "plan-memory", "config", "profile", "plan", "project", "bench"):
         (line,) = [line for line in listing.splitlines() if line.strip("│ ").startswith(command + " ")]
         assert len(line.strip("│ ").split()) > 3
 

@@ -9,9 +9,13 @@ from tandem.models.load import block_weights
 from tandem.models.open import model_spec
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.notation import Weights
-from tandem.pipeline.probe import block_keys
+from tandem.pipeline.probe import Effort, block_keys
+from tandem.pipeline.probe_rig import Patience
 from tandem.pipeline.profile import BlockProfile, Curve, DeviceProfile, PairProfile, Profile, constant, pair_key
 from tandem.weights.open import open_checkpoint
+
+# Enough to have every figure, in a second.
+TINY = Effort("quick", (1, 4, 16), (1, 4), (2,), 64, 1 << 20, Patience(0.001, 0.05, 2))
 
 
 def model_of(path: object) -> tuple[ModelSpec, Weights, list[str]]:

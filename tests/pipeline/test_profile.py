@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from profiles import device, model_of, profile
+from profiles import TINY, device, model_of, profile
 
 from paths import SHARED
 from tandem.engine.build import EngineConfig
 from tandem.engine.placing import find_site, obtain_profile
 from tandem.models.open import model_spec
-from tandem.pipeline.probe import Effort
-from tandem.pipeline.probe_rig import Patience
 from tandem.pipeline.profile import BlockProfile, Curve, Profile, block_key, constant, read_kept, write_kept
 from tandem.weights.open import open_checkpoint
 
 MODEL = SHARED / "data" / "models" / "TinyStories-656K"
 SPEC, WEIGHTS, KEYS = model_of(MODEL)
-TINY = Effort("quick", (1, 4, 16), (1, 4), (2,), 32, 1 << 20, Patience(0.001, 0.05, 2))
 
 
 def test_a_curve_is_linear_between_what_was_measured_and_goes_on_beyond() -> None:

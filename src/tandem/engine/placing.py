@@ -99,25 +99,26 @@ def with_config(site: Site, config: EngineConfig) -> Site:
 
 def obtain_profile(
     site: Site,
-    effort: Effort = FULL,
+    effort: Effort | None = None,
     *,
     remeasure: bool = False,
     folder: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Profile, str]:
-    """The kept profile of at least this effort, or one that is measured now and kept; and a sentence on which it is.
+    """The kept profile of at least this effort (None: full), or one that is measured now and kept; and which it is.
 
     Raises DeviceError and MemoryPlanError where measuring fails.
     """
+    effort = effort or FULL
     path = site.path("profile", folder)
     kept, wrong = read_kept(path, Profile)
-    if kept is not None and not remeasure and (kept.effort == FULL.name or effort is QUICK):
+    if kept is not None and not remeasure and kept.effort in (FULL.name, effort.name):
         return kept, f"kept in {path}"
     with site.devices() as devices:
         profile = profile_model(
             site.spec, site.weights, devices, kv_dtype=site.config.kv_dtype, effort=effort, progress=say
         )
-    if effort is FULL:
+    if effort.name == FULL.name:
         measured = {}
         for name, device in profile.devices.items():
             if say is not None:

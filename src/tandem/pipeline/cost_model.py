@@ -11,7 +11,7 @@ from tandem.devices.spec import AttentionSpec, FFNSpec, HeadSpec
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.lanes import Span, Task, busy_seconds, simulate
 from tandem.pipeline.placement import Placement
-from tandem.pipeline.profile import DeviceProfile, Profile
+from tandem.pipeline.profile import BlockProfile, DeviceProfile, Profile
 from tandem.pipeline.workload import Part, StepShape, Workload, decode_step, prefill_steps
 
 # Of the decode steps so many are simulated, and the rest interpolated: lengths grow evenly.
@@ -180,15 +180,7 @@ class CostModel:
                 return measured.part(shape.rows, (part.slice.stop - part.slice.start) / spec.ffn)
             case AttentionSpec():
                 share = 1.0 if part.slice is None else (part.slice.stop - part.slice.start) / spec.kv_heads
-                seen = 0.0
-                decoding = sum(each.sequences for each in shape.parts if each.rows == 1)
-                for each in shape.parts:
-                    positions = each.sequences * _seen(each.rows, each.length, spec.window)
-                    if each.rows == 1 and measured.decode is not None:
-                        seen += measured.decode(decoding) * positions / decoding
-                    elif measured.prefill is not None:
-                        seen += measured.prefill(each.rows) * positions
-                return measured.part(shape.rows, share) + share * seen
+                return _attention_seconds(spec, measured, shape, share)
             case _:
                 return measured.seconds(shape.rows)
 
@@ -197,6 +189,23 @@ class CostModel:
 
     def _handover(self, one: str, other: str) -> float:
         return self._profile.pair(one, other).handover
+
+
+def _attention_seconds(spec: AttentionSpec, measured: BlockProfile, shape: StepShape, share: float) -> float:
+    """Rows that decode and rows of prompts each take what as many of their kind would, in proportion."""
+    rows = shape.rows
+    decoding = sum(each.sequences for each in shape.parts if each.rows == 1)
+    seconds = decoding / rows * measured.part(rows, share)
+    if decoding < rows:
+        chunk = measured.part(rows, share) if measured.chunk is None else share * measured.chunk(rows)
+        seconds += (rows - decoding) / rows * chunk
+    for each in shape.parts:
+        positions = each.sequences * _seen(each.rows, each.length, spec.window)
+        if each.rows == 1 and measured.decode is not None:
+            seconds += share * measured.decode(decoding) * positions / decoding
+        elif each.rows > 1 and measured.prefill is not None:
+            seconds += share * measured.prefill(each.rows) * positions
+    return seconds
 
 
 def _seen(rows: int, length: int, window: int | None) -> float:

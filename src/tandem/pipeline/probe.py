@@ -188,10 +188,10 @@ class _Probe:
         spec = loadables[0][0]
         rig = self._rig(loadables)
         seconds = self._curve(rig, self.effort.rows, program)
-        share = decode = prefill = None
+        share = decode = chunk = prefill = None
         fraction = 0.5
         if isinstance(spec, AttentionSpec) and self._depth > 16:
-            decode, prefill = self._context(rig, spec, seconds, program)
+            decode, chunk, prefill = self._context(rig, spec, seconds, program)
         if isinstance(spec, FFNSpec) and self._several and spec.ffn >= 512:
             columns = max(256, spec.ffn // 2 // 256 * 256)
             del rig
@@ -202,7 +202,7 @@ class _Probe:
             share = Curve(
                 sliced.at, tuple(value / seconds(at) for at, value in zip(sliced.at, sliced.values, strict=True))
             )
-        return BlockProfile(seconds, share, fraction, decode, prefill)
+        return BlockProfile(seconds, share, fraction, decode, chunk, prefill)
 
     def _rig(self, loadables: Sequence[Loadable]) -> BlockRig:
         rows, spec = max(self.effort.rows), loadables[0][0]
@@ -226,31 +226,42 @@ class _Probe:
 
     def _context(
         self, rig: BlockRig, spec: AttentionSpec, seconds: Curve, program: Curve
-    ) -> tuple[Curve | None, Curve | None]:
-        """Seconds per position: for every decoding sequence one more, and for one row of a prompt."""
+    ) -> tuple[Curve | None, Curve | None, Curve | None]:
+        """Seconds of one more position for every decoding sequence; of a chunk of a prompt; and of a position that one
+        of its rows sees.
+        """
         patience = self.effort.patience
 
-        points: dict[str, list[tuple[float, float]]] = {"decode": [], "prefill": []}
-        ended: set[str] = set()
+        def block_seconds(batch: Batch) -> float:
+            return max(0.0, rig.time_queued(batch, patience) - program(batch.n_rows)) / rig.blocks
 
-        def measure(kind: str, batch: Batch, size: int, positions: float) -> None:
-            if size > seconds.at[-1] or kind in ended:
-                return
-            run = rig.time_queued(batch, patience)
-            block = (run - program(size)) / rig.blocks
-            points[kind].append((float(size), max(0.0, block - seconds(size)) / positions))
-            if run > patience.longest:
-                ended.add(kind)
+        def seen(rows: int, length: int) -> float:
+            return float(sum(min(at, spec.window or at) for at in range(length - rows + 1, length + 1)))
 
-        seen = min(self._depth, spec.window or self._depth)
+        decode: list[tuple[float, float]] = []
+        positions = min(self._depth, spec.window or self._depth) - 1
         for n in self.effort.decoding:
-            measure("decode", rig.batch(n, 1, self._depth), n, seen - 1)
+            if n <= seconds.at[-1]:
+                took = block_seconds(rig.batch(n, 1, self._depth))
+                decode.append((float(n), max(0.0, took - seconds(n)) / positions))
+                if took * rig.blocks > patience.longest:
+                    break
+        chunk: list[tuple[float, float]] = []
+        prefill: list[tuple[float, float]] = []
         for n in self.effort.rows:
-            if 16 <= n <= self._depth:
-                length = min(self._depth, 2 * n)
-                positions = sum(min(at, spec.window or at) - 1 for at in range(length - n + 1, length + 1))
-                measure("prefill", rig.batch(1, n, length), n, positions)
-        return _optional(points["decode"]), _optional(points["prefill"])
+            if not 2 <= n <= self._depth:
+                continue
+            short, length = block_seconds(rig.batch(1, n, n)), min(self._depth, 4 * n)
+            if length > n:
+                more = block_seconds(rig.batch(1, n, length)) - short
+                prefill.append((float(n), max(0.0, more) / (seen(n, length) - seen(n, n))))
+            if not prefill:
+                continue
+            # The chunk's own positions were in it; a slope that is noise must not take all of it.
+            chunk.append((float(n), max(short / 4, short - prefill[-1][1] * seen(n, n))))
+            if short * rig.blocks > patience.longest:
+                break
+        return _optional(decode), _optional(chunk), _optional(prefill)
 
 
 def _optional(points: Sequence[tuple[float, float]]) -> Curve | None:
@@ -283,7 +294,7 @@ def _together(one: BlockRig, other: BlockRig, rows: int, patience: Patience) -> 
     rigs = (one, other)
     batches = [rig.batch(rows, 1, 1) for rig in rigs]
     alone = [rig.time_queued(batch, patience) for rig, batch in zip(rigs, batches, strict=True)]
-    span = max(0.1, 2 * max(alone))
+    span = 2 * max(patience.seconds, *alone)
     counts = [max(1, min(_MOST_TOGETHER, round(span / seconds))) for seconds in alone]
     once = replace(patience, seconds=0.0, least=1, longest=0.0)
     queued = [rig.queued_seconds(batch, n, once) for rig, batch, n in zip(rigs, batches, counts, strict=True)]

@@ -66,13 +66,15 @@ class BlockProfile(msgspec.Struct, frozen=True):
     seconds: by rows (of a head: by samples), each row a sequence of one position. share: seconds of a slice with the
     `fraction` of its columns over those of the whole block, by rows; None where no slice was measured.
     decode: seconds that one more position of every sequence's context takes, by sequences of one row each.
-    prefill: seconds for one row to see one more position, by rows of one sequence. Both None but for attention.
+    chunk: seconds by rows of one sequence, without what they see; prefill: seconds for one row of those to see one
+    position. None but for attention.
     """
 
     seconds: Curve
     share: Curve | None = None
     fraction: float = 0.5
     decode: Curve | None = None
+    chunk: Curve | None = None
     prefill: Curve | None = None
 
     def part(self, rows: float, fraction: float) -> float:

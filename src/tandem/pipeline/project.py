@@ -173,6 +173,7 @@ def _device(
             constant(0.5),
             0.5,
             Curve((1.0, 2.0), (position, 2 * position)) if size.position_macs else None,
+            None,
             constant(size.position_macs / macs) if size.position_macs else None,
         )
 
