@@ -48,9 +48,9 @@ class Driver:
         return name
 
     def step(self) -> list[Delta]:
-        scheduler = self.engine.scheduler
-        scheduler.check()
+        self.engine.scheduler.check()
         deltas = self.engine.step()
+        scheduler = self.engine.scheduler  # another one, if a device was lost
         scheduler.check()
         for delta in deltas:
             self._record(delta)

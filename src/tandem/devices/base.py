@@ -198,6 +198,16 @@ class ProfiledProgram(Protocol):
         ...
 
 
+@runtime_checkable
+class LosableDevice(Protocol):
+    """A device that may go away while it works."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has: whatever is submitted from then on fails."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """What a device was measured to do at best. None: it was not, or cannot."""

@@ -21,9 +21,10 @@ from tandem.models.tokenizer import open_tokenizer
 from tandem.pipeline.devices import open_device
 from tandem.pipeline.executor import Executor
 from tandem.pipeline.notation import parse_placement
-from tandem.pipeline.placement import Placement
+from tandem.pipeline.placement import Placement, on_one
 from tandem.text.tokenizer import Tokenizer
 from tandem.weights.checkpoint import Checkpoint
+from tandem.weights.tensor import Tensor
 
 # Where nobody says how much memory to use, KV pools hold this many positions per sequence on average.
 _USUAL_POSITIONS = 2048
@@ -128,7 +129,7 @@ class PlannedEngine:
             self.plan,
             self.placement,
             self.devices,
-            lambda index: block_weights(self.checkpoint, self.spec, index),
+            self._weights,
             progress=progress,
         )
 <<<<<<< HEAD
@@ -138,9 +139,30 @@ class PlannedEngine:
             eos_ids=eos_ids,
             prefix_cache=self.config.prefix_cache,
             tokenizer=lambda: open_tokenizer(checkpoint) if tokenizer is None else tokenizer,
+            recover=self._load_elsewhere if self.config.placement.strip() == "auto" else None,
         )
 =======
 >>>>>>> 85d1477 (Measure perplexity in llama.cpp's windows, with logits scored natively)
+
+    def _load_elsewhere(self, lost: frozenset[str]) -> Executor:
+        """The model on the first device of the placement that is left, or on the CPU, for the same limits. Raises
+        DeviceError or MemoryPlanError where that cannot be.
+        """
+        left = next((name for name in self.placement.names if name not in lost), "cpu")
+        placement = on_one(self.spec, left)
+        devices = {left: open_device(left, threads=self.config.threads, deterministic=self.config.deterministic)}
+        try:
+            planner = Planner(self.spec, placement.stages(), devices, self._weights)
+            budget = {"host": _budget(self.config.memory)} | _device_budgets(devices)
+            at_most = self.plan.kv_positions
+            plan = planner.fit(self.plan.limits, budget, full_sequences=self.config.full_sequences, at_most=at_most)
+            return Executor(self.spec, plan, placement, devices, self._weights)
+        except BaseException:
+            devices[left].close()
+            raise
+
+    def _weights(self, index: int) -> Mapping[str, Tensor]:
+        return block_weights(self.checkpoint, self.spec, index)
 
     def close(self) -> None:
         for device in self.devices.values():

@@ -89,20 +89,22 @@ class Engine:
         eos_ids: Iterable[int] = (),
         prefix_cache: bool = True,
         tokenizer: Callable[[], Tokenizer] | None = None,
+        recover: Callable[[frozenset[str]], Executor] | None = None,
     ) -> None:
         """eos_ids: tokens that end a generation, unless a request ignores them. tokenizer: gives the model's, once a
-        request has a grammar; without it none may have one.
+        request has a grammar; without it none may have one. recover: given the devices that were lost, the same model
+        for the same limits on others; without it what comes after a loss fails, too.
         """
         layout, limits = executor.plan.layout, executor.plan.limits
-        self.executor = executor
         self.limits = limits
         self.vocab = executor.spec.vocab
-        self.counters = Counters(pipeline=executor.times)
-        self.cache = KVCache(executor.pools, prefix_cache=prefix_cache)
-        self.scheduler = Scheduler(self.cache, limits, layout.max_samples)
+        self.counters = Counters()
+        self._prefix_cache = prefix_cache
+        self._recover = recover
+        self._lost = False
+        self._attach(executor)
         # A tokenizer may know more tokens than the model has rows for.
         self._eos_ids = tuple(sorted(token for token in eos_ids if token < self.vocab))
-        self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, limits.context))
         self._sampler = Sampler(self.vocab, layout.max_samples, threads=executor.threads)
         self._masks = GrammarMasks(self.vocab, limits.sequences, executor.threads)
         self._grammars: GrammarCompiler | None = None
@@ -112,6 +114,15 @@ class Engine:
         self._live: dict[str, list[Sequence]] = {}
         self._deltas: list[Delta] = []
         self._serial = 0
+
+    def _attach(self, executor: Executor) -> None:
+        """From now on this executor runs the steps, with a cache in which there is nothing yet."""
+        layout = executor.plan.layout
+        self.executor = executor
+        self.counters.pipeline = executor.times
+        self.cache = KVCache(executor.pools, prefix_cache=self._prefix_cache)
+        self.scheduler = Scheduler(self.cache, self.limits, layout.max_samples)
+        self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, self.limits.context))
 
     @property
     def idle(self) -> bool:
@@ -202,7 +213,9 @@ class Engine:
         return deltas
 
     def submit_step(self) -> Step | None:
-        """Schedules and queues the next step; None when there is nothing to compute."""
+        """Schedules and queues the next step; None when there is nothing to compute. Raises what `recover` does."""
+        if self._lost:
+            self._fail_over()
         started = time.perf_counter()
         step, counters = self._step, self.counters
         step.allocations = allocations()
@@ -358,8 +371,30 @@ class Engine:
             del self._live[sequence.request_id]
             self._deltas[-1].ended = True
 
+    def _fail_over(self) -> None:
+        """Goes on without the devices that were lost. Whoever was not in the failed step is computed again.
+
+        Raises what `recover` does: there is no engine any more then.
+        """
+        assert self._recover is not None
+        self._lost = False
+        lost, preemptions, copied = self.executor.lost, self.scheduler.preemptions, self.cache.bytes_copied
+        self.executor.close()
+        # What they hold must be free before the model is loaded once more.
+        del self.cache, self.scheduler, self._step
+        self._attach(self._recover(lost))
+        self.scheduler.preemptions, self.cache.bytes_copied = preemptions, copied
+        for sequence in [sequence for samples in self._live.values() for sequence in samples]:
+            sequence.tables = self.cache.new_tables()
+            sequence.slot, sequence.computed, sequence.announced = -1, 0, set()
+            if sequence.state is not State.JOINED:
+                self.scheduler.add(sequence)
+
     def _fail_step(self, schedule: Schedule, reason: str) -> None:
-        """The device could not do the step: what it wrote is unknown, so all of its sequences fail."""
+        """The devices could not do the step: what they wrote is unknown, so all of its sequences fail."""
+        if self._recover is not None and self.executor.lost:
+            self._lost = True
+            reason += "; the model is loaded again on what is left"
         for sequence in schedule.sequences:
             if sequence.state is not State.DONE:
                 delta = Delta(request_id=sequence.request_id, index=sequence.index, error=reason)

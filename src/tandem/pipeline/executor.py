@@ -23,6 +23,7 @@ from tandem.devices.base import (
     Float32Array,
     KernelTime,
     KVPool,
+    LosableDevice,
     ProfiledProgram,
     Program,
     StepBuffers,
@@ -158,6 +159,13 @@ class Executor:
         return host_threads(self._devices.values())
 
     @property
+    def lost(self) -> frozenset[str]:
+        """Devices that have gone away."""
+        return frozenset(
+            name for name, device in self._devices.items() if isinstance(device, LosableDevice) and device.lost
+        )
+
+    @property
     def candidates(self) -> CandidateBuffers | None:
         """Where to ask a head that picks candidates, before a step is submitted."""
         return self._buffers[-1].candidates
@@ -198,9 +206,12 @@ class Executor:
         return StepHandle(going, logits, self._links[-1].program, self.candidates, ended)
 
     def close(self) -> None:
-        """Finishes what is queued and closes the devices."""
+        """Finishes what is queued, closes the devices, and lets go of blocks and pages."""
         for device in self._devices.values():
             device.close()
+        self._links.clear()
+        self._blocks.clear()
+        self.pools = ()
 
     def _take_buffers(self) -> list[StepBuffers]:
         """Each micro-batch's, and the head's where it stands alone: one residual stream, of which each has its rows."""

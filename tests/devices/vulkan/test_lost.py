@@ -17,9 +17,13 @@ from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding import loader
 from tandem.devices.vulkan.binding.loader import VulkanError
 from tandem.devices.vulkan.instance import Instance
+from tandem.engine import build
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import DeviceError
 from tandem.llm import LLM
+from tandem.models.spec import ModelSpec
+from tandem.pipeline.notation import parse_placement
+from tandem.pipeline.placement import Placement
 
 TINY = SHARED / "data" / "models" / "TinyStories-656K"
 GREEDY = SamplingParams(max_tokens=30, temperature=0.0, ignore_eos=True)
@@ -52,6 +56,24 @@ def test_a_gpu_that_is_lost_fails_what_runs_and_what_comes(placement: str, monke
             assert output.finished
             with pytest.raises(DeviceError, match=lost):
                 raise DeviceError(output.error)
+
+
+@pytest.mark.parametrize("text", ["vulkan:0", "attn=vulkan:0,ffn=cpu,m=2", "ffn=cpu+vulkan:0,ratio=0.5"])
+def test_with_auto_what_comes_after_a_loss_runs_on_the_cpu(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` has chosen the GPU here."""
+    with LLM(TINY, placement="cpu", threads=1, max_sequences=2, context=64) as llm:
+        expected = llm.generate("Once", GREEDY)[0].text
+
+    def chosen(asked: str, spec: ModelSpec, weights: object = None) -> Placement:
+        return parse_placement(text, spec)
+
+    monkeypatch.setattr(build, "parse_placement", chosen)
+    with LLM(TINY, placement="auto", threads=1, max_sequences=2, context=64) as llm:
+        monkeypatch.setattr(queue, "call", failing("vkWaitSemaphores", vk.DEVICE_LOST, after=5))
+        (output,) = llm.generate("Once upon", GREEDY)
+        assert output.error is not None
+        assert "VK_ERROR_DEVICE_LOST" in output.error and "the model is loaded again on what is left" in output.error
+        assert llm.generate("Once", GREEDY)[0].text == expected
 
 
 def test_a_gpu_without_memory_for_a_step_fails_that_step(monkeypatch: pytest.MonkeyPatch) -> None:

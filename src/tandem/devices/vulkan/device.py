@@ -100,6 +100,11 @@ class VulkanDevice:
         )
 
     @property
+    def lost(self) -> bool:
+        """See LosableDevice."""
+        return self._context.queue.lost
+
+    @property
     def counters(self) -> Counters:
         """What was allocated and copied since the device was opened."""
         return self._machine.memory.counters

@@ -61,6 +61,10 @@ class Queue:
             pWaitDstStageMask=self._stages,
         )
 
+    @property
+    def lost(self) -> bool:
+        return self._lost is not None
+
     def submit(self, commands: Any, *, held: bool = False) -> int:
         """Queues a recorded command buffer behind what is queued; returns its number.
 
