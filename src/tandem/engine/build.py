@@ -96,7 +96,6 @@ class PlannedEngine:
     devices: Mapping[str, Device]
     plan: MemoryPlan
 
-<<<<<<< HEAD
     def load(
         self,
         eos_ids: Iterable[int],
@@ -104,17 +103,20 @@ class PlannedEngine:
         tokenizer: Tokenizer | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Engine:
-        """Loads the weights and links the programs. tokenizer: for requests with a grammar; None reads it from the
-        model's files when the first one comes. progress: called with (blocks loaded, blocks).
-=======
-    def load(self, eos_ids: Iterable[int], *, progress: Callable[[int, int], None] | None = None) -> Engine:
-        """`load_executor`, and the engine around it."""
-        executor = self.load_executor(progress=progress)
-        return Engine(executor, eos_ids=eos_ids, prefix_cache=self.config.prefix_cache)
+        """`load_executor`, and the engine around it. tokenizer: for requests with a grammar; None reads it from the
+        model's files when the first one comes.
+        """
+        checkpoint = self.checkpoint
+        return Engine(
+            self.load_executor(progress=progress),
+            eos_ids=eos_ids,
+            prefix_cache=self.config.prefix_cache,
+            tokenizer=lambda: open_tokenizer(checkpoint) if tokenizer is None else tokenizer,
+            recover=self._load_elsewhere if self.config.placement.strip() == "auto" else None,
+        )
 
     def load_executor(self, *, progress: Callable[[int, int], None] | None = None) -> Executor:
         """Loads the weights and links the programs. progress: called with (blocks loaded, blocks).
->>>>>>> 85d1477 (Measure perplexity in llama.cpp's windows, with logits scored natively)
 
         Raises MemoryPlanError where the machine has less memory free than the plan takes.
         """
@@ -132,17 +134,6 @@ class PlannedEngine:
             self._weights,
             progress=progress,
         )
-<<<<<<< HEAD
-        checkpoint = self.checkpoint
-        return Engine(
-            executor,
-            eos_ids=eos_ids,
-            prefix_cache=self.config.prefix_cache,
-            tokenizer=lambda: open_tokenizer(checkpoint) if tokenizer is None else tokenizer,
-            recover=self._load_elsewhere if self.config.placement.strip() == "auto" else None,
-        )
-=======
->>>>>>> 85d1477 (Measure perplexity in llama.cpp's windows, with logits scored natively)
 
     def _load_elsewhere(self, lost: frozenset[str]) -> Executor:
         """The model on the first device of the placement that is left, or on the CPU, for the same limits. Raises

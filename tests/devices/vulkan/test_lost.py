@@ -62,7 +62,7 @@ def test_a_gpu_that_is_lost_fails_what_runs_and_what_comes(placement: str, monke
 def test_with_auto_what_comes_after_a_loss_runs_on_the_cpu(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` has chosen the GPU here."""
     with LLM(TINY, placement="cpu", threads=1, max_sequences=2, context=64) as llm:
-        expected = llm.generate("Once", GREEDY)[0].text
+        expected = llm.generate("Once", GREEDY)[0].outputs[0].text
 
     def chosen(asked: str, spec: ModelSpec, weights: object = None) -> Placement:
         return parse_placement(text, spec)
@@ -73,7 +73,7 @@ def test_with_auto_what_comes_after_a_loss_runs_on_the_cpu(text: str, monkeypatc
         (output,) = llm.generate("Once upon", GREEDY)
         assert output.error is not None
         assert "VK_ERROR_DEVICE_LOST" in output.error and "the model is loaded again on what is left" in output.error
-        assert llm.generate("Once", GREEDY)[0].text == expected
+        assert llm.generate("Once", GREEDY)[0].outputs[0].text == expected
 
 
 def test_a_gpu_without_memory_for_a_step_fails_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
