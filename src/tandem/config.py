@@ -112,7 +112,7 @@ SETTINGS: Mapping[str, Setting] = {
     setting.name: setting
     for setting in (
         Setting("model", _text, "the bundled one", "A GGUF file, a Hugging Face folder, or hf:owner/name."),
-        Setting("placement", _text, "auto", "auto, a device, or attn=DEVICE,ffn=DEVICE."),
+        Setting("placement", _text, "auto", "auto, a device, or several such as attn=DEVICE,ffn=DEVICE,m=2."),
         Setting("threads", _whole(1), "all cores", "CPU threads."),
         Setting("memory", _size, "what is needed", "All that may be used, like 8GiB; auto: what is free."),
         Setting("context", _whole(2), "the model's, or what fits", "Positions of one sequence."),

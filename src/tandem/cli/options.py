@@ -86,7 +86,9 @@ class DeviceOptions:
     """Where and with what memory an engine runs; names and meanings are those of `EngineConfig`."""
 
     threads: Annotated[int | None, _engine("CPU threads.", default="all cores", low=1)] = None
-    placement: Annotated[str, _engine("auto, a device, or attn=DEVICE,ffn=DEVICE.", default=True)] = "auto"
+    placement: Annotated[
+        str, _engine("auto, a device, or several such as attn=DEVICE,ffn=DEVICE,m=2.", default=True)
+    ] = "auto"
     kv_dtype: Annotated[KVDtype, _engine("Type of the KV cache.", default=True)] = "f16"
     deterministic: Annotated[
         bool,
