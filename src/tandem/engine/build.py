@@ -33,7 +33,7 @@ _HEADROOM = 256 << 20
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """placement: a device for everything, or several, as `tandem.pipeline.notation` has them; `auto` lets Tandem choose.
+    """placement: a device, or several as `tandem.pipeline.notation` has them; `auto` lets Tandem choose.
 
     threads: of the CPU device; None takes one per usable core. max_sequences: how many run at once. rows: the largest
     step and prefill chunk. context: positions of one sequence; None is the model's, or as many as fit.
