@@ -28,8 +28,11 @@ from tandem.errors import TandemError
 from tandem.models.open import model_spec
 from tandem.pipeline.devices import described
 from tandem.pipeline.planner import Candidate
+from tandem.pipeline.probe import FULL, QUICK
 from tandem.pipeline.profile import Profile
 from tandem.pipeline.workload import Workload
+from tandem.weights.checkpoint import Checkpoint
+from tandem.weights.open import open_checkpoint
 from tandem.weights.tensor import TensorType
 
 
@@ -113,12 +116,20 @@ def table(model: dict[str, Any]) -> str:
     return columns(rows)
 
 
+def open_model(name: str, args: argparse.Namespace) -> Checkpoint:
+    if name not in GEMMA3:
+        return open_checkpoint(name)
+    shape = replace(GEMMA3[name], layers=args.layers or GEMMA3[name].layers)
+    return synthetic_checkpoint(name, shape, TensorType[args.type])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="gemma3-1b,gemma3-4b")
+    parser.add_argument("--models", default="gemma3-1b,gemma3-4b", help="shapes of Gemma 3, or files")
     parser.add_argument("--type", default="Q4_0", choices=[kind.name for kind in TensorType])
     parser.add_argument("--devices", default="cpu,vulkan:0", help="two: cpu,vulkan:0 or vulkan:0,vulkan:1")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--quick", action="store_true", help="a quick profile, for a trial")
     parser.add_argument("--layers", type=int, help="only so many, for a trial")
     parser.add_argument("--prefill", type=int, default=512)
     parser.add_argument("--long", type=int, default=2048, help="tokens of the long prompts")
@@ -131,14 +142,12 @@ def main() -> None:
     result: dict[str, Any] = run_header(source_checkout(), shlex.join(["python", *sys.argv]))
     result["models"] = {}
     for name in args.models.split(","):
-        shape = GEMMA3[name]
-        checkpoint = synthetic_checkpoint(
-            name, replace(shape, layers=args.layers or shape.layers), TensorType[args.type]
-        )
+        checkpoint = open_model(name, args)
         spec = model_spec(checkpoint)
         names = described([each.strip() for each in args.devices.split(",")], args.threads)
         site = find_site(checkpoint, spec, EngineConfig(threads=args.threads), names)
-        profile, _ = obtain_profile(site, folder=args.out.parent / "pipeline-shapes-cache")
+        effort = QUICK if args.quick else FULL
+        profile, _ = obtain_profile(site, effort, remeasure=True, folder=args.out.parent / "pipeline-shapes-cache")
         model: dict[str, Any] = {"devices": dict(names), "profile_s": profile.seconds, "cases": []}
         result["models"][name] = model
         for case, workload in cases(args).items():
