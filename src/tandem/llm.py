@@ -25,7 +25,8 @@ from tandem.devices.spec import KVDtype
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.engine import Counters
 from tandem.engine.loop import EngineLoop
-from tandem.engine.output import CompletionChunk, RequestOutput, RequestText
+from tandem.engine.output import CompletionChunk, EmbeddingOutput, RequestOutput, RequestText
+from tandem.engine.pooling import PoolingKind
 from tandem.engine.prompt import Message, Prompt, PromptEncoder
 from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
@@ -145,6 +146,42 @@ class LLM:
             )
 
         return self._run(conversations, sampling_params, None, progress, encode)
+
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, pooling: PoolingKind = "mean", normalize: bool = True
+    ) -> list[EmbeddingOutput]:
+        """Embeds each prompt: its hidden states behind the final norm, pooled. Results stand in the prompts' order.
+
+        pooling: the mean over the prompt's tokens, or the last token's. normalize: to length 1.
+        A prompt that is not acceptable does not stop the others: its output has `error` set.
+        """
+        items: list[Prompt] = [prompts] if _is_one(prompts) else list(prompts)  # type: ignore[arg-type,list-item]
+        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        outputs: list[EmbeddingOutput] = []
+        running: dict[str, EmbeddingOutput] = {}
+        try:
+            for item in items:
+                output = EmbeddingOutput(str(next(self._ids)), item if isinstance(item, str) else None, [])
+                outputs.append(output)
+                try:
+                    output.prompt_token_ids = self._prompts.encode(item)[1]
+                    params = SamplingParams()
+                    request = Request(
+                        id=output.request_id, prompt=output.prompt_token_ids, params=params, pooling=pooling
+                    )
+                    self._loop.submit(request, deltas.put)
+                except RequestError as error:
+                    output.error = str(error)
+                else:
+                    running[output.request_id] = output
+            while running:
+                delta = deltas.get()
+                if (waiting := running.pop(delta.request_id, None)) is not None:
+                    waiting.take(delta, normalize=normalize)
+        finally:
+            for request_id in running:
+                self._loop.cancel(request_id)
+        return outputs
 
     def render(
         self,

@@ -40,6 +40,13 @@ def logits_of(model: transformers.PreTrainedModel, prompt: list[int]) -> np.ndar
         return model(torch.tensor([prompt])).logits[0].numpy()
 
 
+def case_hidden(case: Case, folder: Path) -> list[np.ndarray]:
+    """Every position's hidden state behind the final norm, for each prompt."""
+    model = load(write_hf(folder, case.config, weights(case)))
+    with torch.no_grad():
+        return [model.base_model(torch.tensor([prompt])).last_hidden_state[0].numpy() for prompt in case.prompts]
+
+
 def case_logits(case: Case, folder: Path) -> list[np.ndarray]:
     model = load(write_hf(folder, case.config, weights(case)))
     stored = {name: tuple(value.shape) for name, value in model.state_dict().items()}

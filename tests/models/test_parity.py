@@ -14,6 +14,9 @@ from devices.runner import Runner
 from models.cases import CASES, CLASSES, LLAMA3_ROPE, Case, config
 from tandem.devices.base import Device
 from tandem.devices.ref import RefDevice
+from tandem.engine.build import EngineConfig, plan_engine
+from tandem.engine.request import Request
+from tandem.engine.sampling_params import SamplingParams
 from tandem.models.open import model_spec
 from tandem.weights.open import open_checkpoint
 
@@ -90,3 +93,25 @@ def test_logits_match_transformers(case: Case, device: Device, tmp_path: Path) -
     for index, logits in enumerate(runner.forward(case.prompts, chunk=13, decode=3)):
         error = np.linalg.norm(logits - expected[index]) / np.linalg.norm(expected[index])
         assert error < BOUND, f"prompt {index}: {error:.2e}"
+
+
+@pytest.mark.parametrize("case", [*CASES, *RANDOM[::3]], ids=lambda case: case.name)
+def test_embeddings_match_transformers(case: Case, tmp_path: Path) -> None:
+    golden = pytest.importorskip("golden.make_model_golden", exc_type=ImportError)
+    folder = tmp_path / case.name
+    expected = golden.case_hidden(case, folder)
+    config = EngineConfig(placement="ref", max_sequences=2, rows=7, kv_dtype="f32")
+    engine = plan_engine(open_checkpoint(str(folder)), config).load([])
+    try:
+        for index, prompt in enumerate(case.prompts):
+            for pooling, pooled in (("mean", expected[index].mean(axis=0)), ("last", expected[index][-1])):
+                name = f"{index} {pooling}"
+                engine.submit(Request(id=name, prompt=list(prompt), params=SamplingParams(), pooling=pooling))
+                while not engine.idle:
+                    for delta in engine.step():
+                        assert delta.embedding is not None, delta.error
+                        found = np.frombuffer(delta.embedding, dtype="<f4")
+                error = np.linalg.norm(found - pooled) / np.linalg.norm(pooled)
+                assert error < BOUND, f"prompt {name}: {error:.2e}"
+    finally:
+        engine.executor.close()

@@ -9,8 +9,9 @@ from typing import get_args
 import msgspec
 
 from tandem.devices.base import Device
-from tandem.devices.spec import KVDtype
+from tandem.devices.spec import HeadSpec, KVDtype
 from tandem.engine.engine import Engine
+from tandem.engine.pooling import FinalNorm
 from tandem.errors import DeviceError, MemoryPlanError
 from tandem.memory.plan import Limits, MemoryPlan, Planner
 from tandem.memory.system import available_bytes, counted, format_bytes, parse_bytes
@@ -24,6 +25,7 @@ from tandem.pipeline.notation import parse_placement
 from tandem.pipeline.placement import Placement, on_one
 from tandem.text.tokenizer import Tokenizer
 from tandem.weights.checkpoint import Checkpoint
+from tandem.weights.dequantize import dequantize
 from tandem.weights.tensor import Tensor
 
 # Where nobody says how much memory to use, KV pools hold this many positions per sequence on average.
@@ -106,13 +108,18 @@ class PlannedEngine:
         """`load_executor`, and the engine around it. tokenizer: for requests with a grammar; None reads it from the
         model's files when the first one comes.
         """
-        checkpoint = self.checkpoint
+        checkpoint, head = self.checkpoint, self.spec.blocks[-1]
+        final_norm = None
+        if isinstance(head, HeadSpec):
+            weight = block_weights(checkpoint, self.spec, len(self.spec.blocks) - 1)["norm"]
+            final_norm = FinalNorm(head.norm, dequantize(weight))
         return Engine(
             self.load_executor(progress=progress),
             eos_ids=eos_ids,
             prefix_cache=self.config.prefix_cache,
             tokenizer=lambda: open_tokenizer(checkpoint) if tokenizer is None else tokenizer,
             recover=self._load_elsewhere if self.config.placement.strip() == "auto" else None,
+            final_norm=final_norm,
         )
 
     def load_executor(self, *, progress: Callable[[int, int], None] | None = None) -> Executor:

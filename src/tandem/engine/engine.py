@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
 
 from tandem._native import allocations
 from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.masks import GrammarMasks
+from tandem.engine.pooling import FinalNorm, Pool, PoolingKind
 from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
 from tandem.engine.sampling import Sampled, Sampler, SamplingState, UInt32Array, draw_seed
 from tandem.engine.sampling_params import SamplingParams
@@ -90,10 +93,12 @@ class Engine:
         prefix_cache: bool = True,
         tokenizer: Callable[[], Tokenizer] | None = None,
         recover: Callable[[frozenset[str]], Executor] | None = None,
+        final_norm: FinalNorm | None = None,
     ) -> None:
         """eos_ids: tokens that end a generation, unless a request ignores them. tokenizer: gives the model's, once a
         request has a grammar; without it none may have one. recover: given the devices that were lost, the same model
-        for the same limits on others; without it what comes after a loss fails, too.
+        for the same limits on others; without it what comes after a loss fails, too. final_norm: the model's; without
+        it nothing is embedded.
         """
         layout, limits = executor.plan.layout, executor.plan.limits
         self.limits = limits
@@ -110,6 +115,7 @@ class Engine:
         self._grammars: GrammarCompiler | None = None
         if tokenizer is not None:
             self._grammars = GrammarCompiler(tokenizer, vocab=self.vocab, eos_ids=self._eos_ids)
+        self._final_norm = final_norm
         self._states: list[SamplingState] = []
         self._live: dict[str, list[Sequence]] = {}
         self._deltas: list[Delta] = []
@@ -154,11 +160,24 @@ class Engine:
                 f"{counted(self.limits.sequences, 'sequence')} at once"
             )
         request.params.validate(self.vocab)
+        if request.pooling is not None:
+            self._check_pooling(request)
         if request.params.grammar is None:
             return None
         if self._grammars is None:
             raise RequestError("this engine has no tokenizer, without which it cannot follow a grammar")
         return self._grammars.compile(request.params.grammar)
+
+    def _check_pooling(self, request: Request) -> None:
+        if self._final_norm is None:
+            raise RequestError("this engine has no final norm, without which it cannot embed")
+        if request.pooling not in get_args(PoolingKind):
+            raise RequestError(
+                f"pooling must be one of {', '.join(get_args(PoolingKind))}, not {request.pooling!r:.80}"
+            )
+        params = request.params
+        if params.n > 1 or params.prompt_logprobs is not None or params.grammar is not None:
+            raise RequestError("a prompt that is embedded has one sample, no prompt_logprobs and no grammar")
 
     def submit(self, request: Request, grammar: LLMatcher | None = None) -> None:
         """Accepts a request. Raises RequestError as `check` does, and for an id that is in use.
@@ -265,6 +284,8 @@ class Engine:
         if any(schedule.scores):
             self._score(schedule, logits[len(states) :])
         sampled_at = time.perf_counter()
+        if any(sequence.pool is not None for sequence in schedule.sequences):
+            self._pool(schedule, step.handle.hidden())
         at = 0
         for i, sequence in enumerate(schedule.sequences):
             if sequence.state is State.DONE:
@@ -276,6 +297,8 @@ class Engine:
                     reason = self._masks.errors.get(at) or sampled.errors.get(at)
                     self._take(sample, tokens[at], sampled.logprobs.get(at), reason)
                     at += 1
+            elif sequence.pool is not None and sequence.pending == 0:
+                self._embed(sequence, sequence.pool)
         counters.sampled += len(states)
         counters.allocations += allocations() - step.allocations
         counters.wait_seconds += waited - step.submitted
@@ -353,6 +376,27 @@ class Engine:
                 delta.prompt_logprobs = None
                 delta.error = "the model's logits for the prompt are not finite"
                 self._end(sequence, delta, "error")
+
+    def _pool(self, schedule: Schedule, hidden: Float32Array) -> None:
+        """Takes the hidden rows of the sequences that embed their prompts."""
+        assert self._final_norm is not None
+        at = 0
+        for sequence, start, rows in zip(schedule.sequences, schedule.starts, schedule.rows, strict=True):
+            if sequence.pool is not None and sequence.state is not State.DONE:
+                sequence.pool.add(start, hidden[at : at + rows], self._final_norm)
+            at += rows
+
+    def _embed(self, sequence: Sequence, pool: Pool) -> None:
+        """A prompt's embedding is complete, and so is its request."""
+        delta = Delta(request_id=sequence.request_id, cached_tokens=sequence.cached_tokens)
+        self.counters.cached_tokens += sequence.cached_tokens
+        embedding = pool.embedding()
+        if np.isfinite(embedding).all():
+            delta.embedding = embedding.tobytes()
+            self._end(sequence, delta, "stop")
+        else:
+            delta.error = "the model's hidden states for the prompt are not finite"
+            self._end(sequence, delta, "error")
 
     def _end(self, sequence: Sequence, delta: Delta, reason: FinishReason) -> None:
         """Ends a sample: pages free, last delta reported. Samples that wait for its prompt end with it."""

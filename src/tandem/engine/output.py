@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from tandem.engine.request import Delta, Request, TokenLogprobs
 from tandem.engine.sampling_params import SamplingParams
 from tandem.text.detokenizer import IncrementalDetokenizer
@@ -67,6 +70,28 @@ class RequestOutput:
     finished: bool = False
     error: str | None = None
     num_cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """A prompt's embedding, float32 [hidden]; None where `error` says why there is none."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    embedding: npt.NDArray[np.float32] | None = None
+    error: str | None = None
+    num_cached_tokens: int = 0
+
+    def take(self, delta: Delta, *, normalize: bool) -> None:
+        """normalize: to length 1."""
+        self.error, self.num_cached_tokens = delta.error, delta.cached_tokens
+        if delta.embedding is not None:
+            embedding = np.frombuffer(delta.embedding, dtype="<f4").astype(np.float32)
+            length = float(np.linalg.norm(embedding.astype(np.float64)))
+            self.embedding = embedding / np.float32(length) if normalize and length else embedding
+        elif self.error is None:
+            self.error = "the request was cancelled"
 
 
 def readable_logprobs(entry: TokenLogprobs, tokenizer: Tokenizer) -> Logprobs:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from tandem.engine.pooling import PoolingKind
 from tandem.engine.sampling_params import SamplingParams
 
 # stop: an end-of-sequence or stop token. length: max_tokens or the context is used up.
@@ -17,6 +18,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     priority: lower goes first, as vLLM has it; each level is a head start, so that nothing waits for ever.
     cache_salt: requests share cached prefixes only with those of the same salt.
+    pooling: the prompt is embedded and not continued: of its hidden states the mean, or the last token's.
     """
 
     id: str
@@ -24,6 +26,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    pooling: PoolingKind | None = None
 
 
 class TokenLogprobs(msgspec.Struct, gc=False):
@@ -44,7 +47,7 @@ class Delta(msgspec.Struct, kw_only=True):
     logprobs: one per token, when asked for. prompt_logprobs: those of the next prompt tokens, from the second on.
     stop_reason: the stop token, unless it is the model's own end of sequence. error: why, if the reason is "error".
     ended: this is the request's last delta. cached_tokens: prompt tokens that the prefix cache provided; on the delta
-    of a sample's first token.
+    of a sample's first token. embedding: of a request that pools, with its one delta: float32, little-endian.
     """
 
     request_id: str
@@ -57,3 +60,4 @@ class Delta(msgspec.Struct, kw_only=True):
     error: str | None = None
     ended: bool = False
     cached_tokens: int = 0
+    embedding: bytes | None = None

@@ -46,7 +46,8 @@ class Schedule:
         self.sequences.append(sequence)
         self.starts.append(sequence.computed)
         self.rows.append(rows)
-        self.samples.append(1 + len(sequence.forks) if rows == sequence.pending else 0)
+        samples = rows == sequence.pending and sequence.pool is None
+        self.samples.append(1 + len(sequence.forks) if samples else 0)
         self.scores.append(scores)
         self.n_rows += rows
 
@@ -171,7 +172,10 @@ class Scheduler:
 
     def _find_prefix(self, sequence: Sequence) -> int | None:
         """Cached leading pages to start on; None if the sequence was parked, as more of them are being computed."""
-        if not self.cache.prefix_cache or sequence.scored < sequence.prompt_len:
+        needs_all = sequence.scored < sequence.prompt_len or (
+            sequence.pool is not None and sequence.pool.kind == "mean"
+        )
+        if not self.cache.prefix_cache or needs_all:
             return 0
         page_size = self.cache.page_size
         extend_keys(sequence.keys, sequence.tokens, page_size, sequence.root)

@@ -6,6 +6,7 @@ from array import array
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from tandem.engine.pooling import Pool
 from tandem.engine.request import Request
 from tandem.engine.sampling import SamplingState
 from tandem.memory.kv_cache import PageTables
@@ -32,7 +33,7 @@ class Sequence:
     forks: the request's other samples, until this one's prompt is computed and they share its pages.
     scored: prompt tokens whose logprobs have been delivered (the first has none); prompt_len when none are asked for.
     max_tokens: the request's, and what the context leaves. sampling: made when the first token is sampled.
-    matcher: of the request's grammar, at its start.
+    matcher: of the request's grammar, at its start. pool: where the prompt is embedded and not continued.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Sequence:
         "max_tokens",
         "order",
         "params",
+        "pool",
         "prompt_len",
         "request_id",
         "root",
@@ -74,6 +76,7 @@ class Sequence:
         self.request_id = request.id
         self.params = request.params
         self.index = index
+        self.pool = None if request.pooling is None else Pool(request.pooling)
         self.tokens = array("i", request.prompt)
         self.prompt_len = len(self.tokens)
         self.order = order

@@ -67,6 +67,7 @@ class StepHandle:
     head: Program
     candidates: CandidateBuffers | None
     ended: Callable[[], None]
+    residual: Callable[[], Float32Array]
 
     def wait(self) -> Float32Array:
         """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted.
@@ -83,6 +84,12 @@ class StepHandle:
             raise
         self.ended()
         return self.logits
+
+    def hidden(self) -> Float32Array:
+        """The residual stream that leaves the last block, [rows, hidden] float32 in the order of the batch's rows; once
+        the step has ended, and until the next one is submitted.
+        """
+        return self.residual()
 
     def fetch(self, samples: Sequence[int]) -> Float32Array:
         """Logits, in which these samples' rows are there, too, though candidates were asked for. Raises DeviceError."""
@@ -201,9 +208,13 @@ class Executor:
             if self.profile is not None:
                 self.profile.append(StepTime(rows, samples, ran))
 
+        def residual() -> Float32Array:
+            hidden = self._buffers[-1].hidden
+            return hidden[:rows] if self._split is None else self._split.join(hidden)
+
         going = [event for event in events if event is not None]
         logits = self._buffers[-1].logits[: batch.n_samples]
-        return StepHandle(going, logits, self._links[-1].program, self.candidates, ended)
+        return StepHandle(going, logits, self._links[-1].program, self.candidates, ended, residual)
 
     def close(self) -> None:
         """Finishes what is queued, closes the devices, and lets go of blocks and pages."""

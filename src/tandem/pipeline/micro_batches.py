@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tandem.devices.base import Float32Array
 from tandem.devices.batch import SAMPLE_STRIDE, Batch, BatchLayout, Int32Array
 
 
@@ -22,6 +23,7 @@ class MicroBatches:
         self.batches = tuple(Batch(layout) for _ in range(count))
         self.head = Batch(layout)
         self._rows = rows
+        self._bounds = [0]
         self._page_size = page_size
         # Of one sequence, as its head sees it; no page is looked at.
         self.head.rows[:, 1] = np.arange(layout.max_rows, dtype=np.int32)
@@ -39,7 +41,16 @@ class MicroBatches:
         for micro, (start, stop) in zip(self.batches, pairwise(bounds), strict=False):
             self._fill(micro, batch, start, stop)
         self._fill_head(batch, bounds)
+        self._bounds = bounds
         return count
+
+    def join(self, hidden: Float32Array) -> Float32Array:
+        """The rows of the step that was split last in the batch's order, from where they lie in the residual stream."""
+        parts = [
+            hidden[micro * self._rows : micro * self._rows + stop - start]
+            for micro, (start, stop) in enumerate(pairwise(self._bounds))
+        ]
+        return np.concatenate(parts)
 
     def _fill(self, micro: Batch, batch: Batch, start: int, stop: int) -> None:
         """Rows [start, stop) of the batch, with the sequences that they belong to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from tandem.devices.vulkan import VulkanDevice
 from tandem.engine.sampling_params import SamplingParams
 from tandem.llm import LLM
 from tandem.models.open import model_spec
+from tandem.text.grammar import Grammar
 from tandem.weights.open import open_checkpoint
 
 TINY = SHARED / "data" / "models" / "TinyStories-656K"
@@ -77,3 +79,25 @@ def test_the_commands() -> None:
     common = ("--max-tokens", "4", "--temperature", "0", "--context", "64")
     on_cpu, on_gpu = (tandem("run", "Once upon a time", *common, "--placement", name) for name in ("cpu", "vulkan:0"))
     assert on_gpu == on_cpu
+
+
+@pytest.mark.parametrize("placement", ["vulkan:0", "attn=vulkan:0,ffn=cpu", "attn=cpu,ffn=vulkan:0"])
+def test_embeddings_are_those_of_the_cpu(placement: str) -> None:
+    found = []
+    for each in ("cpu", placement):
+        with LLM(TINY, placement=each, threads=1, max_sequences=3, context=64, rows=8) as model:
+            found.append([output.embedding for output in model.embed(PROMPTS) + model.embed(PROMPTS, pooling="last")])
+    for expected, embedding in zip(*found, strict=True):
+        assert expected is not None and embedding is not None
+        assert np.linalg.norm(embedding - expected) < 0.02
+
+
+@pytest.mark.parametrize("top_k", [0, 20])
+def test_grammars_are_followed_whether_the_gpu_applies_the_masks_or_the_host(top_k: int) -> None:
+    grammar = Grammar(kind="regex", text="[a-z ]{5,20}[.]")
+    params = [SamplingParams(max_tokens=30, top_k=top_k, temperature=t, seed=1, grammar=grammar) for t in (0.0, 1.0)]
+    with LLM(placement="vulkan:0", max_sequences=3, context=64) as model:
+        for output in model.generate(["Once upon a time"] * 2, params):
+            assert output.error is None
+            assert re.fullmatch(grammar.text, output.outputs[0].text), output.outputs[0].text
+        assert (model.counters.whole_rows == 0) == (top_k == 20)
