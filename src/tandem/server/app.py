@@ -16,6 +16,7 @@ from tandem.server.config import ServerConfig
 from tandem.server.errors import ApiError
 from tandem.server.http import JSON
 from tandem.server.hub import ModelHub
+from tandem.server.live import PAGE, live, page
 from tandem.server.middleware import Gate
 from tandem.server.openapi import BODY_ERRORS, Route, add_routes
 from tandem.server.service import Service
@@ -51,6 +52,8 @@ def create_app(config: ServerConfig, hub: ModelHub) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
     add_routes(app, ROUTES)
+    for path in PAGE:
+        app.add_api_route(path, page, include_in_schema=False)
     return app
 
 
@@ -61,6 +64,7 @@ ROUTES = [
     Route("GET", "/v1/models/{model}", show_model, answer=ModelCard, errors=(404,)),
     Route("POST", "/tokenize", tokenize, TokenizeRequest, Tokens, BODY_ERRORS),
     Route("POST", "/detokenize", detokenize, DetokenizeRequest, Detokenized, BODY_ERRORS),
+    Route("GET", "/live", live),
     Route("GET", "/health", health, answer=Health),
     Route("GET", "/ready", ready, answer=Readiness, errors=(503,)),
     Route("GET", "/metrics", metrics),

@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from tandem.engine.output import CompletionChunk, Logprobs, RequestOutput
 from tandem.engine.prompt import Prompt
+from tandem.errors import RequestError
 from tandem.server.call import Call, Encoded
-from tandem.server.errors import ApiError
+from tandem.server.errors import ApiError, bad_request
 from tandem.server.fields import Count, SamplingFields, TokenId, TopLogprobs, Usage, sampling_params, usage_of
 from tandem.server.http import DONE, JSON, EventStream, encode, error_events, read_body
 from tandem.server.service import Service
@@ -68,6 +69,10 @@ async def completions(request: Request) -> Response:
     if body.echo and body.stream and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs cannot be streamed; leave one of the three out", param="echo")
     model = await service.model(body.model)
+    try:
+        grammar = None if body.response_format is None else body.response_format.grammar()
+    except RequestError as error:
+        raise bad_request(error, "response_format") from None
     prompts = [await service.encode(model, prompt) for prompt in split_prompts(body.prompt, "prompt")]
     params = sampling_params(
         model,
@@ -75,6 +80,7 @@ async def completions(request: Request) -> Response:
         most=service.config.max_tokens,
         max_tokens=body.max_tokens or _USUAL_TOKENS,
         logprobs=body.logprobs,
+        grammar=grammar,
         prompt_logprobs=body.logprobs if body.echo else None,
     )
     call = await service.start(request, model, prompts, params, cache_salt=body.cache_salt)

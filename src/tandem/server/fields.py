@@ -5,7 +5,7 @@ msgspec validates a body, and the same declarations make the OpenAPI document.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +16,7 @@ from tandem.errors import RequestError
 from tandem.server.call import Call
 from tandem.server.errors import ApiError, bad_request
 from tandem.server.model import ServedModel
+from tandem.text.grammar import Grammar
 
 _INT32 = 2**31 - 1
 
@@ -34,6 +35,38 @@ class StreamOptions(msgspec.Struct, kw_only=True):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+
+
+class JsonSchema(msgspec.Struct, kw_only=True):
+    """schema: a JSON Schema. It is always followed to the letter, strict or not."""
+
+    name: str | None = None
+    description: str | None = None
+    schema: Object | bool = True
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What the answer must match: json_schema, regex (Rust's syntax, the whole answer) or lark (a grammar in
+    llguidance's variant) by the field of the same name; json_object is any JSON object; text is anything.
+    """
+
+    type: Literal["text", "json_object", "json_schema", "regex", "lark"]
+    json_schema: JsonSchema | None = None
+    regex: str | None = None
+    lark: str | None = None
+
+    def grammar(self) -> Grammar | None:
+        """None for text. Raises RequestError."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return Grammar(kind="json_object")
+        if self.type == "json_schema":
+            if self.json_schema is None:
+                raise RequestError("a response_format of type json_schema needs json_schema with the schema")
+            return Grammar.json_schema(self.json_schema.schema)
+        return Grammar(kind=self.type, text=(self.regex if self.type == "regex" else self.lark) or "")
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -58,6 +91,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     min_tokens: Annotated[int, Meta(ge=0, le=_INT32)] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: str | None = None

@@ -16,13 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tandem.server.config import ServerConfig
 from tandem.server.errors import ApiError
 from tandem.server.http import JSON
+from tandem.server.live import PAGE
 
 _log = logging.getLogger("tandem.server.access")
 
 # A client's own id is taken if it is harmless in a header and in a log.
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Paths that say nothing about anybody; the page is only a page, and asks for the key itself.
-_OPEN = ("/health", "/ready", "/")
+_OPEN = ("/health", "/ready", *PAGE)
 
 
 class Gate:

@@ -13,6 +13,7 @@ from tandem.engine.prompt import PromptEncoder
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import TandemError
 from tandem.models.generation import sampling_defaults
+from tandem.models.open import model_spec
 from tandem.models.tokenizer import open_tokenizer
 from tandem.server import frames
 from tandem.server.call import Call, Generation
@@ -51,6 +52,7 @@ class ServedModel:
         self.state: State = "unloaded"
         self.progress = 0.0
         self.restarts = 0
+        self.architecture = ""
         # Totals over all lives of the engine; seconds by where a step spent them.
         self.rows = 0
         self.busy = {"host": 0.0, "devices": 0.0, "sampler": 0.0}
@@ -111,6 +113,7 @@ class ServedModel:
         if self._tokenizer is None:
             checkpoint = open_checkpoint(self.source)
             self._defaults = sampling_defaults(checkpoint)
+            self.architecture = model_spec(checkpoint).architecture
             self._tokenizer = open_tokenizer(checkpoint)
 
     async def load(self) -> None:

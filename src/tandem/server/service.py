@@ -20,9 +20,7 @@ from tandem.server.http import noticing_disconnect
 from tandem.server.hub import ModelHub
 from tandem.server.metrics import Metrics
 from tandem.server.model import ServedModel
-
-# What a template is given by others than chat_template_kwargs.
-_RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "template", "special_tokens"))
+from tandem.text.chat import check_template_kwargs
 
 
 class Service:
@@ -102,11 +100,12 @@ class Service:
         variables: Mapping[str, Any] | None = None,
     ) -> Encoded:
         """A conversation's token ids, through the model's own template with these variables. Raises ApiError."""
-        variables = variables or {}
-        for name in _RESERVED.intersection(variables):
-            raise ApiError(400, f"chat_template_kwargs cannot set {name}", param="chat_template_kwargs")
+        try:
+            kwargs = check_template_kwargs(variables)
+        except RequestError as error:
+            raise bad_request(error, "chat_template_kwargs") from None
         render = partial(
-            model.prompts.render, messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+            model.prompts.render, messages, tools=tools, add_generation_prompt=add_generation_prompt, **kwargs
         )
         try:
             return await asyncio.to_thread(render)

@@ -7,13 +7,17 @@ gone, so is this process.
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +27,14 @@ from tandem.errors import RequestError, TandemError
 from tandem.server import frames
 from tandem.server.frames import Command, Event, Owned, Pages, Stats, Stepped, frame
 from tandem.weights.open import open_checkpoint
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+    from tandem.engine.request import Request
+
+# Between two looks at who owns which pages.
+_LOOK_SECONDS = 0.1
 
 
 class ServerGone(Exception):
@@ -40,24 +52,36 @@ class Link:
         self._commands: deque[Command] = deque()
         self._unsent = bytearray()
         self._poll = select.poll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._bell, select.POLLIN)
+        self._woken = False
 
     def send(self, event: Event) -> None:
         self._unsent += frame(event)
         self._flush()
 
     def commands(self, *, wait: bool) -> deque[Command]:
-        """What has come and nobody has taken; with `wait`, at least one."""
+        """What has come and nobody has taken; with `wait`, at least one, unless `wake` was called."""
         self._exchange(0)
-        while wait and not self._commands:
+        while wait and not self._commands and not self._woken:
             self._exchange(None)
+        self._woken = False
         return self._commands
 
     def next(self) -> Command:
         return self.commands(wait=True).popleft()
 
+    def wake(self) -> None:
+        """Ends a wait; may be called from any thread."""
+        os.eventfd_write(self._bell, 1)
+
     def _exchange(self, timeout: float | None) -> None:
         self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-        for _, happened in self._poll.poll(timeout):
+        for file, happened in self._poll.poll(timeout):
+            if file == self._bell:
+                os.eventfd_read(self._bell)
+                self._woken = True
+                continue
             if happened & select.POLLOUT:
                 self._flush()
             if happened & ~select.POLLOUT:
@@ -90,7 +114,12 @@ class Worker:
     def __init__(self, engine: Engine, link: Link) -> None:
         self._engine = engine
         self._link = link
+        # Compiling a grammar may take as long as many steps, which go on meanwhile.
+        self._compiler = ThreadPoolExecutor(1, "tandem-grammar")
+        self._compiling: dict[str, Future[None]] = {}
+        self._compiled: deque[Callable[[], None]] = deque()
         self._watched = False
+        self._next_look = 0.0
         self._before = Counters()
         self._accepted: list[str] = []
         self._rejected: list[tuple[str, str]] = []
@@ -102,6 +131,8 @@ class Worker:
             commands = self._link.commands(wait=engine.idle)
             while commands:
                 self._obey(commands.popleft())
+            while self._compiled:
+                self._compiled.popleft()()
             began = time.time()
             deltas = engine.step()
             self._link.send(Stepped(deltas, self._accepted, self._rejected, self._stats(began), self._owned()))
@@ -110,16 +141,44 @@ class Worker:
     def _obey(self, command: Command) -> None:
         if isinstance(command, frames.Submit):
             request = command.request
-            try:
-                self._engine.submit(request)
-            except RequestError as error:
-                self._rejected.append((request.id, str(error)))
+            if request.params.grammar is None:
+                self._submit(request)
             else:
-                self._accepted.append(request.id)
+                self._compiling[request.id] = self._compiler.submit(self._compile, request)
         elif isinstance(command, frames.Cancel):
-            self._engine.cancel(command.request_id, command.index)
+            if command.request_id in self._compiling:
+                self._compiling.pop(command.request_id).cancel()
+            else:
+                self._engine.cancel(command.request_id, command.index)
         elif isinstance(command, frames.Watch):
             self._watched = command.on
+
+    def _submit(self, request: Request, grammar: LLMatcher | None = None) -> None:
+        try:
+            self._engine.submit(request, grammar)
+        except RequestError as error:
+            self._rejected.append((request.id, str(error)))
+        else:
+            self._accepted.append(request.id)
+
+    def _compile(self, request: Request) -> None:
+        """On the compiler's thread; what comes of it is taken up between two steps."""
+        try:
+            grammar = self._engine.check(request)
+        except RequestError as error:
+            reason = str(error)
+            self._compiled.append(lambda: self._reject(request.id, reason))
+        else:
+            self._compiled.append(lambda: self._submit_compiled(request, grammar))
+        self._link.wake()
+
+    def _reject(self, request_id: str, reason: str) -> None:
+        self._compiling.pop(request_id, None)
+        self._rejected.append((request_id, reason))
+
+    def _submit_compiled(self, request: Request, grammar: LLMatcher | None) -> None:
+        if self._compiling.pop(request.id, None) is not None:
+            self._submit(request, grammar)
 
     def _stats(self, began: float) -> Stats:
         now, before = replace(self._engine.counters), self._before
@@ -143,8 +202,10 @@ class Worker:
         )
 
     def _owned(self) -> list[Owned] | None:
-        if not self._watched:
+        now = time.monotonic()
+        if not self._watched or now < self._next_look:
             return None
+        self._next_look = now + _LOOK_SECONDS
         return [
             Owned(
                 sequence.request_id,

@@ -1,0 +1,142 @@
+"""The official client, in all the ways that people use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+from pydantic import BaseModel, Field
+from served import Server
+
+pytestmark = pytest.mark.server
+
+MODEL = "tandem-stories-22m"
+MESSAGES = [{"role": "user", "content": "What is the weather in Paris?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "days": {"type": "integer", "maximum": 9, "minimum": 0},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}  # fmt: skip
+
+
+class Hero(BaseModel):
+    name: str = Field(max_length=12)
+    age: int = Field(ge=0, le=99)
+    kind: bool
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="any", max_retries=0) as made:
+        yield made
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_completion_tokens=12, seed=1, n=2)
+    assert [choice.finish_reason for choice in answer.choices] == ["length", "length"]
+    assert answer.usage.completion_tokens == 24
+    stream = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, max_completion_tokens=12, seed=1, n=2, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    texts, usage = ["", ""], None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == [choice.message.content for choice in answer.choices]
+    assert usage.total_tokens == answer.usage.total_tokens
+
+
+def test_async_streams(server: Server) -> None:
+    async def one(client: openai.AsyncOpenAI, seed: int) -> str:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=MESSAGES, max_tokens=16, seed=seed, stream=True
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def many() -> None:
+        async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="any", max_retries=0) as client:
+            together = await asyncio.gather(*(one(client, seed) for seed in range(16)))
+            assert [await one(client, seed) for seed in range(4)] == together[:4]
+
+    asyncio.run(many())
+
+
+def test_completions_and_models(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt=["Once", "The sea"], max_tokens=4, echo=True)
+    assert [choice.text[:4] for choice in answer.choices] == ["Once", "The "]
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == "tandem"
+
+
+def test_errors_are_the_client_s_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="there is no model"):
+        client.chat.completions.create(model="gpt-4", messages=MESSAGES)
+    with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
+        client.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=-1)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=MODEL, prompt=[5] * 600)
+    assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_tools(client: openai.OpenAI, choice: object) -> None:
+    asked = {
+        "model": MODEL, "messages": MESSAGES, "tools": [WEATHER], "tool_choice": choice, "max_tokens": 64, "seed": 3,
+        "parallel_tool_calls": False,
+    }  # fmt: skip
+    answer = client.chat.completions.create(**asked).choices[0]
+    assert answer.finish_reason == "tool_calls" and answer.message.content is None
+    (call,) = answer.message.tool_calls
+    assert call.function.name == "weather" and call.id.startswith("call_")
+    arguments = json.loads(call.function.arguments)
+    assert set(arguments) == {"city", "days"} and 0 <= arguments["days"] <= 9
+    name, streamed = "", ""
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        for piece in chunk.choices[0].delta.tool_calls or []:
+            name += piece.function.name or ""
+            streamed += piece.function.arguments or ""
+    assert name == "weather" and json.loads(streamed) == arguments
+    # The call and its result go on as a conversation.
+    followed = client.chat.completions.create(
+        model=MODEL, max_tokens=4, tools=[WEATHER], tool_choice="none",
+        messages=[*MESSAGES, answer.message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}],
+    )  # fmt: skip
+    assert followed.choices[0].message.tool_calls is None
+
+
+def test_parse(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=[{"role": "user", "content": "A hero"}], response_format=Hero, max_tokens=64, seed=2
+    )
+    hero = answer.choices[0].message.parsed
+    assert isinstance(hero, Hero) and len(hero.name) <= 12
+
+
+def test_other_formats(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 24, "seed": 4}
+    answer = client.chat.completions.create(
+        **asked, extra_body={"response_format": {"type": "regex", "regex": "(yes|no), [a-z]{2,4}"}}
+    )
+    assert answer.choices[0].message.content.startswith(("yes, ", "no, "))
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**asked, extra_body={"response_format": {"type": "regex", "regex": "("}})
+    assert caught.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**asked, tools=[WEATHER, WEATHER])
+    assert caught.value.param == "tools"
