@@ -12,3 +12,4 @@ os.environ["TANDEM_DEVICES"] = "cpu"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seconds", default="20", help="how long tests/server/test_chaos.py goes on (20)")
+    parser.addoption("--screenshots", metavar="FOLDER", help="where tests/server/test_browser.py leaves pictures")

@@ -140,3 +140,33 @@ def test_other_formats(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**asked, tools=[WEATHER, WEATHER])
     assert caught.value.param == "tools"
+
+
+def test_responses(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "instructions": "Be brief", "input": "A tale", "max_output_tokens": 12}
+    answer = client.responses.create(**asked, temperature=0)
+    assert answer.status == "incomplete" and answer.output_text
+    assert answer.usage.output_tokens == 12
+    with client.responses.stream(**asked, temperature=0) as stream:
+        events = list(stream)
+    assert events[0].type == "response.created" and events[-1].type == "response.incomplete"
+    assert events[-1].response.output_text == answer.output_text
+    with pytest.raises(openai.BadRequestError, match="nothing is stored"):
+        client.responses.create(**asked, store=True)
+
+
+def test_responses_with_tools(client: openai.OpenAI) -> None:
+    tool = {"type": "function", **WEATHER["function"]}
+    asked = {"model": MODEL, "input": "Rain?", "tools": [tool], "tool_choice": "required", "max_output_tokens": 64}
+    (call,) = client.responses.create(**asked, parallel_tool_calls=False).output
+    assert call.type == "function_call" and set(json.loads(call.arguments)) == {"city", "days"}
+    followed = client.responses.create(
+        model=MODEL, max_output_tokens=4,
+        input=[
+            {"role": "user", "content": "Rain?"}, call.to_dict(),
+            {"type": "function_call_output", "call_id": call.call_id, "output": "yes"},
+        ],
+    )  # fmt: skip
+    assert followed.output[0].type == "message"
+    parsed = client.responses.parse(model=MODEL, input="A hero", text_format=Hero, max_output_tokens=64)
+    assert isinstance(parsed.output_parsed, Hero)

@@ -19,6 +19,8 @@ from tandem.server.hub import ModelHub
 from tandem.server.live import PAGE, live, page
 from tandem.server.middleware import Gate
 from tandem.server.openapi import BODY_ERRORS, Route, add_routes
+from tandem.server.responses import Response as ModelResponse
+from tandem.server.responses import ResponsesRequest, responses
 from tandem.server.service import Service
 from tandem.server.status import (
     Health,
@@ -60,6 +62,7 @@ def create_app(config: ServerConfig, hub: ModelHub) -> FastAPI:
 ROUTES = [
     Route("POST", "/v1/chat/completions", chat_completions, ChatRequest, ChatCompletion, BODY_ERRORS, stream=True),
     Route("POST", "/v1/completions", completions, CompletionRequest, Completion, BODY_ERRORS, stream=True),
+    Route("POST", "/v1/responses", responses, ResponsesRequest, ModelResponse, BODY_ERRORS, stream=True),
     Route("GET", "/v1/models", list_models, answer=ModelList),
     Route("GET", "/v1/models/{model}", show_model, answer=ModelCard, errors=(404,)),
     Route("POST", "/tokenize", tokenize, TokenizeRequest, Tokens, BODY_ERRORS),

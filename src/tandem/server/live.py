@@ -21,7 +21,7 @@ _PERIOD = 0.1
 # Steps that one look brings at most; older ones are dropped.
 _MOST_STEPS = 500
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }

@@ -137,7 +137,6 @@ function take(next) {
 function surface(id) {
   const canvas = $(id), scale = devicePixelRatio, wide = canvas.clientWidth, high = canvas.clientHeight;
   if (canvas.width !== wide * scale || canvas.height !== high * scale) {
-    canvas.style.height = `${high}px`;
     canvas.width = wide * scale;
     canvas.height = high * scale;
   }
