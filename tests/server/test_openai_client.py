@@ -6,10 +6,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 
+import numpy as np
 import openai
 import pytest
 from pydantic import BaseModel, Field
 from served import Server
+
+from tandem.llm import LLM
 
 pytestmark = pytest.mark.server
 
@@ -170,3 +173,17 @@ def test_responses_with_tools(client: openai.OpenAI) -> None:
     assert followed.output[0].type == "message"
     parsed = client.responses.parse(model=MODEL, input="A hero", text_format=Hero, max_output_tokens=64)
     assert isinstance(parsed.output_parsed, Hero)
+
+
+def test_embeddings(client: openai.OpenAI) -> None:
+    texts = ["Once upon a time", "The sea"]
+    with LLM(context=512) as llm:
+        alone = llm.embed(texts, pooling="last")
+    answer = client.embeddings.create(model=MODEL, input=texts, extra_body={"pooling": "last"})
+    for entry, expected in zip(answer.data, alone, strict=True):
+        assert np.abs(np.array(entry.embedding) - expected.embedding).max() < 1e-6
+    assert answer.usage.prompt_tokens == sum(len(output.prompt_token_ids) for output in alone)
+    short = client.embeddings.create(model=MODEL, input="Once", dimensions=8, encoding_format="float").data[0].embedding
+    assert len(short) == 8 and abs(np.linalg.norm(short) - 1) < 1e-6
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model=MODEL, input="Once", dimensions=10**6)

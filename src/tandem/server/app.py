@@ -8,11 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from tandem.server.chat import ChatCompletion, ChatRequest, chat_completions
 from tandem.server.completions import Completion, CompletionRequest, completions
 from tandem.server.config import ServerConfig
+from tandem.server.embeddings import EmbeddingRequest, Embeddings, embeddings
 from tandem.server.errors import ApiError
 from tandem.server.http import JSON
 from tandem.server.hub import ModelHub
@@ -50,6 +52,14 @@ def create_app(config: ServerConfig, hub: ModelHub) -> FastAPI:
 
     app = FastAPI(title="Tandem", version=_version(), lifespan=lifespan)
     app.add_middleware(Gate, config=config)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -62,6 +72,7 @@ def create_app(config: ServerConfig, hub: ModelHub) -> FastAPI:
 ROUTES = [
     Route("POST", "/v1/chat/completions", chat_completions, ChatRequest, ChatCompletion, BODY_ERRORS, stream=True),
     Route("POST", "/v1/completions", completions, CompletionRequest, Completion, BODY_ERRORS, stream=True),
+    Route("POST", "/v1/embeddings", embeddings, EmbeddingRequest, Embeddings, BODY_ERRORS),
     Route("POST", "/v1/responses", responses, ResponsesRequest, ModelResponse, BODY_ERRORS, stream=True),
     Route("GET", "/v1/models", list_models, answer=ModelList),
     Route("GET", "/v1/models/{model}", show_model, answer=ModelCard, errors=(404,)),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from tandem.engine.output import CompletionChunk, RequestOutput, RequestText
+from tandem.engine.pooling import PoolingKind
 from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.server.errors import ApiError
@@ -24,7 +25,7 @@ Encoded = tuple[str | None, list[int]]
 class Generation:
     """One engine request of a call, with its text."""
 
-    __slots__ = ("accepted", "call", "number", "request", "text")
+    __slots__ = ("accepted", "call", "embedding", "number", "request", "text")
 
     def __init__(self, call: Call, number: int, request: Request, text: RequestText) -> None:
         self.call = call
@@ -32,6 +33,8 @@ class Generation:
         self.request = request
         self.text = text
         self.accepted = False
+        # Of a prompt that is embedded: float32, little-endian.
+        self.embedding = b""
 
     @property
     def samples(self) -> int:
@@ -51,7 +54,9 @@ class Call:
         metrics: Metrics,
         *,
         cache_salt: str = "",
+        pooling: PoolingKind | None = None,
     ) -> None:
+        """pooling: the prompts are embedded, not continued."""
         self.id = secrets.token_hex(12)
         self.model = model
         self.params = params
@@ -61,7 +66,9 @@ class Call:
         self._closed = False
         self.generations = []
         for number, (prompt, tokens) in enumerate(prompts):
-            request = Request(id=f"{self.id}-{number}", prompt=tokens, params=params, cache_salt=cache_salt)
+            request = Request(
+                id=f"{self.id}-{number}", prompt=tokens, params=params, cache_salt=cache_salt, pooling=pooling
+            )
             self.generations.append(Generation(self, number, request, RequestText(request, model.tokenizer, prompt)))
         self._unfinished = len(self.generations)
         self._chunks: list[tuple[int, CompletionChunk]] = []
@@ -117,6 +124,8 @@ class Call:
 
     def deliver(self, generation: Generation, delta: Delta) -> CompletionChunk | None:
         """Called by the model with each delta of a request that has not finished."""
+        if delta.embedding is not None:
+            generation.embedding = delta.embedding
         chunk = generation.text.push(delta)
         if chunk is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,14 @@ class ModelHub:
                         retry_after=5,
                     )
                 await min(idle, key=lambda other: other.last_used).unload()
+
+    async def unload_idle(self, seconds: float) -> None:
+        """For ever: a model that nobody has used for so long gives its memory back."""
+        while True:
+            await asyncio.sleep(min(1.0, seconds / 4))
+            for model in self.models.values():
+                if model.state == "ready" and model.idle and time.monotonic() - model.last_used > seconds:
+                    await model.unload()
 
     async def close(self) -> None:
         await asyncio.gather(*(model.unload("closed") for model in self.models.values()))

@@ -114,6 +114,9 @@ class Gate:
         call = scope["state"].get("call")
         if call is not None:
             facts |= call.facts()
+        # By route: paths that somebody makes up would grow without bound.
+        route = getattr(scope.get("route"), "path", "other")
+        scope["app"].state.service.metrics.responses.labels(route, str(status)).inc()
         _log.info("request", extra=facts)
 
 

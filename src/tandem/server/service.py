@@ -10,6 +10,7 @@ from typing import Any, cast
 from starlette.requests import Request
 
 from tandem.engine.output import RequestOutput
+from tandem.engine.pooling import PoolingKind
 from tandem.engine.prompt import Message, Prompt
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import ModelFileError, RequestError
@@ -34,12 +35,14 @@ class Service:
         # Why the first model cannot be had, and whom to tell.
         self.failure: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
-        self._first: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Begins to load the first model."""
-        self._first = asyncio.create_task(self._load_first())
+        self._tasks.append(asyncio.create_task(self._load_first()))
+        if self.config.idle_unload is not None:
+            self._tasks.append(asyncio.create_task(self.hub.unload_idle(self.config.idle_unload)))
 
     async def _load_first(self) -> None:
         model = self.hub.find(None)
@@ -61,9 +64,10 @@ class Service:
         self._closing = asyncio.create_task(self.hub.close())
 
     async def close(self) -> None:
-        if self._first is not None:
-            self._first.cancel()
-        await self.hub.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await (self._closing or self.hub.close())
 
     @staticmethod
     def of(request: Request) -> Service:
@@ -122,9 +126,10 @@ class Service:
         params: SamplingParams,
         *,
         cache_salt: str | None = None,
+        pooling: PoolingKind | None = None,
     ) -> Call:
         """A call that the engine has accepted. Raises ApiError."""
-        call = Call(model, prompts, params, self.metrics, cache_salt=cache_salt or "")
+        call = Call(model, prompts, params, self.metrics, cache_salt=cache_salt or "", pooling=pooling)
         request.state.call = call
         try:
             with noticing_disconnect(request.receive, call):
