@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform != "linux":
+    raise ImportError(f"Tandem runs on Linux on x86-64 only, and this is {sys.platform}; on Windows, use WSL 2")
 
 if TYPE_CHECKING:
     from tandem.engine.sampling_params import SamplingParams as SamplingParams

@@ -150,6 +150,11 @@ def user_file(environment: Mapping[str, str]) -> Path:
     return Path(folder) / "tandem" / "config.toml"
 
 
+def models_folder(configuration: Configuration) -> Path:
+    """Where one's own model files are looked for; it need not be there."""
+    return Path(str(configuration.values.get("models", SETTINGS["models"].default))).expanduser()
+
+
 def read_configuration(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Configuration:
     """`file`: the one that the command line names. ConfigError names the file or variable, and what is wrong."""
     if environment is None:

@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["inspect"],
         ["plan-memory"],
         ["config"],
-        ["doctor"],
+        *(["doctor"], ["list"], ["pull"], ["rm"]),
         ["deploy"],
         ["plan"],
         ["bench"],

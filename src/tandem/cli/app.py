@@ -24,6 +24,7 @@ from tandem.cli import (
     devices,
     doctor,
     inspect,
+    models,
     perplexity,
     plan,
     plan_memory,
@@ -146,6 +147,9 @@ _commands: dict[str, Callable[..., None]] = {
     "quantize": quantize.quantize,
     "perplexity": perplexity.perplexity,
     "validate": validate.validate,
+    "list": models.list_models,
+    "pull": models.pull,
+    "rm": models.remove,
 }
 for _name, _command in _configured.items():
     app.command(_name)(_guarded(flags(_command, configured=True)))
