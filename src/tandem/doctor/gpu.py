@@ -13,7 +13,7 @@ from tandem.memory.system import format_bytes
 
 AMD, INTEL, NVIDIA = "1002", "8086", "10de"
 _VENDORS = {AMD: "AMD", INTEL: "Intel", NVIDIA: "NVIDIA"}
-# Newer kernels size GTT by ttm.pages_limit alone, and call amdgpu.gttsize deprecated.
+# From here on GTT is sized by ttm.pages_limit alone, we are sure; later kernels call amdgpu.gttsize deprecated.
 _TTM_SIZES_GTT = (6, 12)
 
 
