@@ -63,9 +63,9 @@ def test_commands_and_flags_exist(page: Path) -> None:
                     named = next((word.lstrip("-") for word in words[1:] if word.lstrip("-") in command.commands), "")
                     words = [word for word in words if word != f"--{named}"]
                     command = command.commands[named or "throughput"]
-            options = {"--version", "--help"} | set(
+            options = {"--version", "--help"} | {
                 option for each in getattr(command, "params", ()) for option in (*each.opts, *each.secondary_opts)
-            )
+            }
             for word in words:
                 flag = word.partition("=")[0].strip("[](),.")
                 assert not re.fullmatch(r"--[a-z][\w-]*", flag) or flag in options, f"{flag} in {line}"
@@ -74,9 +74,8 @@ def test_commands_and_flags_exist(page: Path) -> None:
 # The notebook tells what was, too.
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "notebook"], ids=lambda page: page.name)
 def test_scripts_and_files_exist(page: Path) -> None:
-    for path in re.findall(
-        r"(?<![\w/.])((?:tools|benchmarks|examples|tests|native|src)/[\w./-]+\.\w+)", page.read_text()
-    ):
+    folders = "tools|benchmarks|examples|tests|native|src"
+    for path in re.findall(rf"(?<![\w/.])((?:{folders})/[\w./-]+\.\w+)", page.read_text()):
         assert (REPO / path).exists() or "results/" in path, path
 
 

@@ -141,7 +141,6 @@ _configured: dict[str, Callable[..., None]] = {
     "project": project.project,
 }
 _commands: dict[str, Callable[..., None]] = {
-    "devices": devices.devices,
     "config": config.config,
     "doctor": doctor.doctor,
     "quantize": quantize.quantize,
