@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from paths import REPO
 from tandem import config
-from tandem.config import SETTINGS, read_configuration
+from tandem.config import OTHER_VARIABLES, SETTINGS, read_configuration
 from tandem.errors import ConfigError
 
 
@@ -90,6 +92,12 @@ def test_the_environment(home: Path) -> None:
         read_configuration(empty, {"TANDEM_CONTEX": "3"})
     with pytest.raises(ConfigError, match="TANDEM_PORT must be a whole number from 0 to 65535, not 'tcp://"):
         read_configuration(empty, {"TANDEM_PORT": "tcp://10.0.0.1:80"})
+
+
+def test_every_variable_of_the_source_is_known() -> None:
+    known = {*OTHER_VARIABLES, *(setting.variable for setting in SETTINGS.values())}
+    sources = [path.read_text() for path in (REPO / "src").rglob("*.py")]
+    assert {name for text in sources for name in re.findall(r'"(TANDEM_[A-Z_]+)"', text)} <= known
 
 
 def test_names_are_one_rule() -> None:

@@ -23,7 +23,10 @@ PREFIX = "TANDEM_"
 FILE_VARIABLE = "TANDEM_CONFIG"
 # What else Tandem reads from the environment: switches of one run, not settings.
 OTHER_VARIABLES = frozenset(
-    {FILE_VARIABLE, "TANDEM_API_KEY", "TANDEM_DEBUG", "TANDEM_CPU_ISA", "TANDEM_VULKAN_VALIDATION"}
+    {
+        *(FILE_VARIABLE, "TANDEM_API_KEY", "TANDEM_CPU_ISA", "TANDEM_DEBUG", "TANDEM_DEVICES"),
+        "TANDEM_VULKAN_VALIDATION",
+    }
 )
 
 Value = str | int | float | bool
