@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -43,7 +44,8 @@ def make(template: Path, target: Path, layers: int, rows: int) -> None:
         for start in range(0, size, pool.nbytes):
             yield pool[: min(pool.nbytes, size - start)]
 
-    metadata: dict[str, Any] = dict(read_stored_metadata(template))
+    stored = read_stored_metadata(template)
+    metadata: dict[str, Any] = {key: value for key, value in stored.items() if not key.startswith("tokenizer.")}
     architecture = read_gguf(template).metadata["general.architecture"]
     metadata[f"{architecture}.block_count"] = layers
     streams = []
@@ -63,19 +65,26 @@ def make(template: Path, target: Path, layers: int, rows: int) -> None:
 def measured(command: list[str]) -> dict[str, float]:
     """Wall seconds, and the largest anonymous and whole resident memory seen in /proc, in bytes."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    # llama-quantize tells much: read, or it would wait.
+    errors: list[bytes] = []
+    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))  # type: ignore[union-attr]
+    reader.start()
     most = {"RssAnon": 0, "VmRSS": 0}
     while process.poll() is None:
         try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            memory = Path(f"/proc/{process.pid}/status").read_text()
         except OSError:
             break
         for key in most:
-            if found := re.search(rf"^{key}:\s+(\d+) kB", status, re.MULTILINE):
+            if found := re.search(rf"^{key}:\s+(\d+) kB", memory, re.MULTILINE):
                 most[key] = max(most[key], int(found[1]) * 1024)
         time.sleep(POLL_SECONDS)
-    if process.wait():
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    status = process.wait()
+    reader.join()
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {status}: {errors[0][-1000:].decode(errors='replace')}")
     return {
         "seconds": time.perf_counter() - start,
         "anonymous_bytes": most["RssAnon"],

@@ -1,5 +1,8 @@
 """Quantized and cast values are, bit for bit, those of ggml's Python package; what does not fit is refused."""
 
+import hashlib
+import json
+
 import gguf
 import numpy as np
 import pytest
@@ -8,12 +11,47 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from golden.make_quantize_golden import error, random_rows
+from paths import REPO, SHARED
 from tandem.errors import ModelFileError
 from tandem.weights.dequantize import dequantize
+from tandem.weights.open import open_checkpoint
 from tandem.weights.quantize import quantize
 from tandem.weights.tensor import TensorType
 
 TYPES = [type for type in TensorType if type.block <= 32]
+
+
+# By llama.cpp: tests/golden/make_quantize_golden.py.
+GOLDEN = json.loads((REPO / "tests" / "golden" / "quantize.json").read_text())
+SOURCE = SHARED / "models" / "tandem-stories-22m"
+# A K-quant's error over llama.cpp's.
+MOST = 1.01
+
+
+def assert_as_llama_cpp(values: np.ndarray, type: TensorType, expected: str | float) -> None:
+    """The same bytes, or of a K-quant an error that is no larger by more than a hundredth."""
+    tensor = quantize("w", values, type)
+    if type.block == 32:
+        assert hashlib.sha256(tensor.data).hexdigest()[:16] == expected
+    else:
+        assert error(values, dequantize(tensor)) <= MOST * expected
+
+
+@pytest.mark.parametrize("type", [type for type in TensorType if type.block > 1], ids=lambda type: type.name)
+def test_random_rows_are_quantized_as_by_llama_cpp(type: TensorType) -> None:
+    assert_as_llama_cpp(random_rows(), type, GOLDEN["random"][type.name])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SOURCE.is_dir(), reason="the weights of the story model are not at ../shared/models")
+def test_real_weights_are_quantized_as_by_llama_cpp() -> None:
+    tensors = open_checkpoint(str(SOURCE)).tensors
+    assert len(GOLDEN["weights"]) == 43
+    for name, expected in GOLDEN["weights"].items():
+        values = dequantize(tensors[name])
+        for type, value in expected.items():
+            assert_as_llama_cpp(values, TensorType[type], value)
 
 
 def assert_same_bytes(values: np.ndarray, type: TensorType) -> None:

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from tandem._native import Scorer
 from tandem.devices.batch import Batch
+from tandem.devices.ref import RefDevice
+from tandem.devices.ref.blocks import Observer
 from tandem.engine import sequence as engine
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.build import EngineConfig, plan_engine
@@ -38,11 +40,19 @@ class Forced:
 class Teacher:
     """A model, loaded to read windows of `length` tokens, `together` of them at a time. Close it, or use `with`.
 
-    config: `context`, `max_sequences`, `full_sequences` and `prefix_cache` are set here. Raises what `plan_engine` and
-    loading raise.
+    config: `context`, `max_sequences`, `full_sequences` and `prefix_cache` are set here. observer: told of the
+    reference device's products. Raises what `plan_engine` and loading raise.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, length: int, together: int = 4) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EngineConfig,
+        *,
+        length: int,
+        together: int = 4,
+        observer: Observer | None = None,
+    ) -> None:
         config = replace(
             config,
             context=length,
@@ -52,6 +62,9 @@ class Teacher:
             prefix_cache=False,
         )
         planned = plan_engine(checkpoint, config)
+        for device in planned.devices.values():
+            if isinstance(device, RefDevice):
+                device.observer = observer
         try:
             self._executor = planned.load_executor()
         except BaseException:

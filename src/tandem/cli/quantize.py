@@ -24,6 +24,9 @@ def quantize(
         str | None, typer.Option("--type", "-t", help="q4_k_m, q4_0, q8_0, tandem, bf16, … as llama.cpp mixes them.")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file that gives each kind of block its type.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text that tells which columns matter; read in float32, on the CPU.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores", min=1)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list each tensor's type and size.")] = False,
@@ -35,8 +38,10 @@ def quantize(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tandem.bench.importance import gather_importance
     from tandem.errors import RecipeError
     from tandem.models.quantize import quantize_model
+    from tandem.weights.files import read_text
     from tandem.weights.open import open_checkpoint
 
     if (type is None) == (recipe is None):
@@ -49,6 +54,7 @@ def quantize(
         _list(checkpoint, chosen)
         return
     start = time.perf_counter()
+    importance = gather_importance(checkpoint, read_text(calibrate)) if calibrate is not None else None
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn(),
         transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty(),
@@ -60,6 +66,7 @@ def quantize(
             target,
             chosen,
             threads=threads,
+            importance=importance,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     Path(f"{target}.sha256").write_text(f"{result.sha256}  {target.name}\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,10 @@ class RefBlock:
         return sum(weight.nbytes for weight in self.weights.values())
 
 
+# Told of each product before it is made: the block, the matrix's role, and the rows that meet it.
+Observer = Callable[[BlockSpec, str, Float32Array], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a program's blocks work on; `pools` by layer."""
@@ -44,6 +48,7 @@ class Step:
     batch: Batch
     buffers: StepBuffers
     pools: Mapping[int, RefKVPool]
+    observe: Observer | None = None
 
     @property
     def hidden(self) -> Float32Array:
@@ -81,7 +86,7 @@ def _embed(spec: EmbedSpec, weights: Mapping[str, Float32Array], step: Step) -> 
 def _attention(spec: AttentionSpec, weights: Mapping[str, Float32Array], step: Step) -> Float32Array:
     rows = step.batch.n_rows
     x = rms_norm(step.hidden, weights["norm"], spec.norm)
-    q, k, v = (x @ weights[role].T for role in "qkv")
+    q, k, v = (_product(spec, role, weights, x, step) for role in "qkv")
     if spec.qkv_bias:
         q, k, v = q + weights["q_bias"], k + weights["k_bias"], v + weights["v_bias"]
     q = q.reshape(rows, spec.heads, spec.head_dim)
@@ -94,7 +99,7 @@ def _attention(spec: AttentionSpec, weights: Mapping[str, Float32Array], step: S
         positions = step.batch.rows[:rows, 1]
         q, k = rotate(q, positions, spec.rope), rotate(k, positions, spec.rope)
     attended = _attend_pages(spec, step, q, k, v)
-    return attended.reshape(rows, spec.heads * spec.head_dim) @ weights["o"].T
+    return _product(spec, "o", weights, attended.reshape(rows, spec.heads * spec.head_dim), step)
 
 
 def _attend_pages(spec: AttentionSpec, step: Step, q: Float32Array, k: Float32Array, v: Float32Array) -> Float32Array:
@@ -120,8 +125,17 @@ def _attend_pages(spec: AttentionSpec, step: Step, q: Float32Array, k: Float32Ar
 
 def _ffn(spec: FFNSpec, weights: Mapping[str, Float32Array], step: Step) -> Float32Array:
     x = rms_norm(step.hidden, weights["norm"], spec.norm)
-    gated = activate(x @ weights["gate"].T, spec.activation) * (x @ weights["up"].T)
-    return gated @ weights["down"].T
+    gate = _product(spec, "gate", weights, x, step)
+    gated = activate(gate, spec.activation) * _product(spec, "up", weights, x, step)
+    return _product(spec, "down", weights, gated, step)
+
+
+def _product(
+    spec: BlockSpec, role: str, weights: Mapping[str, Float32Array], x: Float32Array, step: Step
+) -> Float32Array:
+    if step.observe is not None:
+        step.observe(spec, role, x)
+    return x @ weights[role].T
 
 
 def _add(block: RefBlock, step: Step, product: Float32Array) -> None:
@@ -154,4 +168,4 @@ def _head(spec: HeadSpec, weights: Mapping[str, Float32Array], step: Step) -> No
     if np.any(rows < 0) or np.any(rows >= step.batch.n_rows):
         raise DeviceError(f"batch: a sample names a row outside the batch's {step.batch.n_rows}")
     x = rms_norm(step.hidden[rows], weights["norm"], spec.norm)
-    step.buffers.logits[:count] = soft_cap(x @ weights["output"].T, spec.softcap)
+    step.buffers.logits[:count] = soft_cap(_product(spec, "output", weights, x, step), spec.softcap)

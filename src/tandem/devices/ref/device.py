@@ -11,7 +11,7 @@ from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, Pro
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.lane import Lane
 from tandem.devices.linking import check_buffers, pool_of
-from tandem.devices.ref.blocks import RefBlock, Step, run_block
+from tandem.devices.ref.blocks import Observer, RefBlock, Step, run_block
 from tandem.devices.ref.kv import RefKVPool
 from tandem.devices.slicing import headers, slice_spec, slice_weights
 from tandem.devices.spec import AttentionSpec, BlockSpec, Slice
@@ -22,9 +22,13 @@ from tandem.weights.tensor import Tensor
 
 
 class RefDevice:
-    """Weights are dequantized to float32 at load; activations, KV pages and every sum are float32."""
+    """Weights are dequantized to float32 at load; activations, KV pages and every sum are float32.
+
+    observer: told of every product that programs linked from then on make.
+    """
 
     def __init__(self, name: str = "ref") -> None:
+        self.observer: Observer | None = None
         self._lane = Lane(name)
         page = os.sysconf("SC_PAGE_SIZE")
         total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
@@ -68,7 +72,7 @@ class RefDevice:
             for block in blocks
             if isinstance(block.work, AttentionSpec)
         }
-        return RefProgram(self._lane, tuple(blocks), rows, buffers, pools)
+        return RefProgram(self._lane, tuple(blocks), rows, buffers, pools, self.observer)
 
     def close(self) -> None:
         self._lane.close()
@@ -84,8 +88,10 @@ class RefProgram:
         rows: int,
         buffers: StepBuffers,
         pools: Mapping[int, RefKVPool],
+        observer: Observer | None,
     ) -> None:
         self.rows = rows
+        self._observer = observer
         self._lane = lane
         self._blocks = blocks
         self._buffers = buffers
@@ -97,6 +103,6 @@ class RefProgram:
     def _run(self, batch: Batch) -> None:
         if batch.n_rows > self.rows:
             raise DeviceError(f"ref: a batch of {batch.n_rows} rows, for a program linked for {self.rows}")
-        step = Step(batch, self._buffers, self._pools)
+        step = Step(batch, self._buffers, self._pools, self._observer)
         for block in self._blocks:
             run_block(block, step)
