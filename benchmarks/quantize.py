@@ -3,6 +3,7 @@
     python benchmarks/quantize.py make gemma3-4b-q4_0.gguf source.gguf --layers 4 --rows 32768
     python benchmarks/quantize.py speed source.gguf --llama-quantize llama-quantize --out results/quantize-speed.json
     python benchmarks/quantize.py memory 6.gguf 12.gguf --out results/quantize-memory.json
+    python benchmarks/quantize.py recipes FOLDER --types q8_0 tandem q4_k_m q4_0 --text tests/data/held_out_tales.txt
 
 `make` writes random bf16 weights in the shapes of another GGUF file. The two programs take turns; each writes the same
 types, and files of the same size. Tandem's time includes syncing the file to the disk and its checksum, which
@@ -26,8 +27,15 @@ from typing import Any
 import numpy as np
 
 from tandem.bench.report import Summary, run_header, write_result
+from tandem.bench.validate import Validation
+from tandem.engine.build import EngineConfig
+from tandem.engine.sampling_params import SamplingParams
+from tandem.llm import LLM
+from tandem.models.quantize import quantize_model
+from tandem.models.recipes import named_recipe
 from tandem.weights.gguf import read_gguf, read_stored_metadata
 from tandem.weights.gguf_writer import TensorStream, write_gguf
+from tandem.weights.open import open_checkpoint
 from tandem.weights.quantize import quantize
 from tandem.weights.tensor import TensorType
 
@@ -130,6 +138,37 @@ def memory(sources: list[Path], type: str, threads: int, scratch: Path) -> dict[
     return result
 
 
+def recipes(model: Path, types: list[str], text: Path, window: int, repeats: int, scratch: Path) -> dict[str, Any]:
+    """Size, perplexity, distance from the unquantized weights and decode speed of one sequence, by recipe."""
+    result: dict[str, Any] = {"model": model.name, "text": text.name, "window": window, "recipes": {}}
+    source, words = open_checkpoint(model), text.read_text(encoding="utf-8")
+    files = {"unquantized": model} | {type: scratch / f"{type}.gguf" for type in types}
+    for type in types:
+        quantize_model(source, files[type], named_recipe(type))
+    speeds: dict[str, list[float]] = {type: [] for type in files}
+    params = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True)
+    for _ in range(repeats):
+        for type, path in files.items():
+            with LLM(path, max_sequences=1) as llm:
+                start = time.perf_counter()
+                llm.generate("Once", params)
+                speeds[type].append(128 / (time.perf_counter() - start))
+    for type, path in files.items():
+        facts: dict[str, Any] = {"tokens_per_second": Summary.of(speeds[type]).to_json()}
+        if type == "unquantized":
+            facts["bytes"] = sum(tensor.nbytes for tensor in source.tensors.values())
+        else:
+            validation = Validation(
+                open_checkpoint(path), EngineConfig(), ["cpu"], source, words, length=window, windows=1000
+            )
+            checks = validation.run(lambda check: None)
+            facts |= {"bytes": path.stat().st_size} | checks[-1].figures
+            result["recipes"]["unquantized"]["perplexity"] = facts.pop("perplexity_unquantized")
+        result["recipes"][type] = facts
+        print(type, facts, flush=True)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -148,6 +187,14 @@ def main() -> None:
         if name == "speed":
             command.add_argument("--llama-quantize", required=True)
             command.add_argument("--repeats", type=int, default=2)
+    table = commands.add_parser("recipes")
+    table.add_argument("model", type=Path, help="a folder with unquantized weights")
+    table.add_argument("--types", nargs="+", required=True)
+    table.add_argument("--text", type=Path, required=True)
+    table.add_argument("--window", type=int, default=256)
+    table.add_argument("--repeats", type=int, default=3)
+    table.add_argument("--scratch", type=Path)
+    table.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.command == "make":
         make(options.template, options.target, options.layers, options.rows)
@@ -162,6 +209,8 @@ def main() -> None:
                 options.threads,
                 Path(scratch),
             )
+        elif options.command == "recipes":
+            result = recipes(options.model, options.types, options.text, options.window, options.repeats, Path(scratch))
         else:
             result = memory(options.sources, options.types[0], options.threads, Path(scratch))
     if options.out:

@@ -179,25 +179,26 @@ inline float fit_six_bits(const float* weight, float* values, uint8_t* whole) {
     float most = 0.0f;
     for (int j = 0; j < 8; ++j) most = values[j] > most ? values[j] : most;
     float best = 0.0f, d = 0.0f;
-    std::memset(whole, 0, 8);
     for (int tenths = -4; tenths <= 4 && most > kTinyScale; ++tenths) {
         const float inverse = (63.0f + 0.1f * static_cast<float>(tenths)) / most;
-        uint8_t q[8];
         float sum_qx = 0.0f, sum_qq = 0.0f;
         for (int j = 0; j < 8; ++j) {
             const float rounded = std::fmin(63.0f, std::nearbyint(inverse * values[j]));
-            q[j] = static_cast<uint8_t>(rounded);
             sum_qx += weight[j] * rounded * values[j];
             sum_qq += weight[j] * rounded * rounded;
         }
         if (sum_qq > 0.0f && sum_qx / sum_qq * sum_qx > best) {
             best = sum_qx / sum_qq * sum_qx;
             d = sum_qx / sum_qq;
-            std::memcpy(whole, q, sizeof q);
         }
     }
+    // A small d loses bits as float16; the whole numbers make up for it.
     const float stored = f16_value(f16_bits(d));
-    for (int j = 0; j < 8; ++j) values[j] = stored * static_cast<float>(whole[j]);
+    for (int j = 0; j < 8; ++j) {
+        whole[j] =
+            static_cast<uint8_t>(stored > 0.0f ? std::fmin(63.0f, std::nearbyint(values[j] / stored)) : 0.0f);
+        values[j] = stored * static_cast<float>(whole[j]);
+    }
     return d;
 }
 

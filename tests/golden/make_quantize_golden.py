@@ -93,6 +93,7 @@ def gemma_shapes(path: Path, layers: int = 10, hidden: int = 640) -> None:
         "gemma3.attention.value_length": 256,
         "gemma3.attention.layer_norm_rms_epsilon": 1e-6,
         "gemma3.attention.sliding_window": 512,
+        "gemma3.rope.freq_base": 1e6,
     }
     tensors = {"token_embd": (64, hidden), "output_norm": (hidden,)}
     for layer in range(layers):
