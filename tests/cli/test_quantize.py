@@ -57,6 +57,7 @@ def test_perplexity_as_json() -> None:
     assert 100 < found["perplexity"] < 1500
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_valid_on_the_cpu(q4: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     words = ("validate", q4, "--against", BUNDLED_MODEL, "--placements", "cpu", "--placements", "attn=cpu,ffn=ref")
@@ -71,6 +72,7 @@ def test_a_quantized_model_is_valid_on_the_cpu(q4: Path, tmp_path: Path) -> None
     assert 0.01 < checks["cpu", "unquantized weights"]["figures"]["kl"] < 1
 
 
+@pytest.mark.slow
 def test_a_model_too_far_from_its_weights_fails(q4: Path) -> None:
     words = ("validate", q4, "--against", BUNDLED_MODEL, "--placements", "cpu", "--windows", 1, "--max-kl", 0.001)
     result = tandem(*words)
