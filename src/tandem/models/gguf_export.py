@@ -36,13 +36,14 @@ class Exported:
 
 
 def export_metadata(checkpoint: Checkpoint, spec: ModelSpec, about: Mapping[str, str]) -> dict[str, Value]:
-    """What GGUF says of `checkpoint`, a Hugging Face folder, but for the types of its tensors.
+    """What GGUF says of `checkpoint`, a Hugging Face folder, as if all of it were float32.
 
     about: `general.*` strings (name, license, …). Raises UnsupportedModelError where GGUF has no place for what the
     model is, ModelFileError where a file is missing.
     """
     metadata: dict[str, Value] = {f"general.{key}": value for key, value in about.items()}
     metadata |= _model_metadata(checkpoint, spec)
+    metadata |= {"general.file_type": 0, "general.quantization_version": 2}
     metadata |= _sampling_metadata(checkpoint.files.get("generation_config.json") or {})
     return metadata | _tokenizer_metadata(checkpoint)
 

@@ -169,7 +169,7 @@ def _metadata(
         stored = read_stored_metadata(checkpoint.path)
         metadata = {key: value for key, value in stored.items() if not key.startswith("split.")}
     else:
-        metadata = export_metadata(checkpoint, model_spec(checkpoint), {"name": checkpoint.path.name} | dict(about))
+        metadata = export_metadata(checkpoint, model_spec(checkpoint), {"name": checkpoint.path.name, **about})
     elements: Counter[TensorType] = Counter()
     for choice in choices:
         elements[choice.type] += choice.exported.source.elements
