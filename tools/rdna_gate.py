@@ -27,7 +27,8 @@ from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi,
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.products import BUCKETS, MOST_ROWS, SHARE
+from tandem.devices.vulkan.products import SHARE
+from tandem.devices.vulkan.tiles import BUCKETS, MOST_ROWS, matrix_tile
 from tandem.weights.tensor import TensorType
 
 FAMILIES = ("phoenix", "navi31", "rembrandt", "gfx1151")
@@ -37,7 +38,9 @@ HEAD_DIMS = (64, 128, 256)
 WAVE = 64
 
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
-CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix"), 128)
+CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix", "norm"), 128)
+# Float16 weights bring float32 activations in registers; 168 let 4 waves of wave64 share a SIMD.
+CEILINGS["product_matrix"] = 168
 # Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
 CEILINGS["attention"] = 144
 CEILING = 96
@@ -82,14 +85,26 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
             yield f"product_int {kind.name} x1, long", "product_int", (LANES, id, 1, 1, LANES)
             yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
         if quantized or kind is TensorType.F16:
-            yield f"product_matrix {kind.name}", "product_matrix", (4 * WAVE, id, 16, 16, 16)
+            for bucket in (bucket for bucket in BUCKETS if bucket >= MOST_ROWS):
+                tile = matrix_tile(bucket, WAVE)
+                sizes = (tile.rows, tile.outputs, tile.part, tile.subgroups, tile.above)
+                label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"
+                yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *sizes)
     for dim in HEAD_DIMS:
         for flag, dtype in enumerate(("f16", "f32", "q8_0")):
             yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag, 1)
-            for heads, rows in ((1, 1), (1, 16), (2, 1), (2, 8), (8, 1), (8, 2)):
-                constants = (LANES if rows == 1 else 2 * LANES, dim, flag, 1, heads, rows, int(rows == 1))
-                yield f"attention {dim} {dtype}, {heads} heads x {rows}", "attention", constants
-    for shader in ("norm", "gated", "combine"):
+            for heads in (1, 2, 8):
+                rows = 16 // heads
+                yield (
+                    f"attention {dim} {dtype}, {heads} heads x {rows}",
+                    "attention",
+                    (2 * LANES, dim, flag, 1, heads, rows),
+                )
+                lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
+                yield f"attention_split {dim} {dtype}, {heads} heads", "attention_split", (lanes, dim, flag, 1, heads)
+    for each in (1, 4, 8):
+        yield f"norm {each}", "norm", (ROW_LANES, each, 1)
+    for shader in ("gated", "combine"):
         yield shader, shader, (ROW_LANES,)
     for shader, names in (("select", ("chunk", "final")), ("adjust", ("apply", "undo"))):
         for flag, name in enumerate(names):

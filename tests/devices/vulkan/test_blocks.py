@@ -21,6 +21,7 @@ from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, KVD
 from tandem.devices.vulkan import VulkanDevice
 from tandem.devices.vulkan.device import Mask
 from tandem.devices.vulkan.instance import Instance
+from tandem.devices.vulkan.tiles import MATRIX_ROWS, MOST_ROWS
 from tandem.weights.tensor import Tensor, TensorType
 
 # 256 suits every type; lengths that are no multiple of 32 only the unquantized ones.
@@ -264,7 +265,7 @@ def test_long_sums(kind: TensorType, vulkan: VulkanDevice, exact: VulkanDevice, 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.block > 1], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("rows", [1, 3, 13, 75])
+@pytest.mark.parametrize("rows", [1, 3, 13, 20, 40, 75])
 def test_integer_product(kind: TensorType, rows: int, vulkan: VulkanDevice, fast: VulkanDevice) -> None:
     """8-bit activations and integer dots are the CPU's; an activation on the edge may round the other way."""
     spec = HeadSpec(vocab=77, hidden=WIDTHS[kind.block][-1], norm=NormSpec(1e-6, 1.0))
@@ -274,21 +275,33 @@ def test_integer_product(kind: TensorType, rows: int, vulkan: VulkanDevice, fast
     expected, got, tiled = (run(device, spec, weights, hidden, [(0, rows)]) for device in (cpu, vulkan, fast))
     cpu.close()
     assert relative_error(got, expected) < 1e-3
-    # Up to 16 rows it is the same kernel; beyond, tiles: of float16 where there are cooperative matrices.
-    assert (rows <= 16) == np.array_equal(got, tiled)
+    # Few rows take the same kernel; more take tiles: of float16 where there are cooperative matrices.
+    few = MATRIX_ROWS - 1 if fast._machine.kernels.matrices else MOST_ROWS
+    assert (rows <= few) == np.array_equal(got, tiled)
     assert relative_error(tiled, expected) < 1e-3
 
 
 @pytest.mark.parametrize("kind", [TensorType.F16, TensorType.Q4_0, TensorType.Q6_K], ids=lambda kind: kind.name)
-def test_large_activations_in_tiles(kind: TensorType, vulkan: VulkanDevice, fast: VulkanDevice) -> None:
-    """Beyond float16's range: what goes into a half-precision product is scaled first."""
+@pytest.mark.parametrize("rows", [9, 30, 50, 150])
+def test_large_activations_in_tiles(kind: TensorType, rows: int, vulkan: VulkanDevice, fast: VulkanDevice) -> None:
+    """Beyond float16's range: what goes into a half-precision product is scaled first. Sums are cut into splits."""
     spec = FFNSpec(1, 256, 512, "silu", NormSpec(1e-6))
     weights = random_weights(np.random.default_rng(5), spec, kind)
     weights["norm"] = Tensor("norm", TensorType.F32, (256,), np.full(256, 3e4, np.float32).view(np.uint8))
-    hidden = np.random.default_rng(2).normal(0, 1, (150, 256)).astype(np.float32)
-    expected, got = (run(device, spec, weights, hidden, [(0, 150)]) for device in (vulkan, fast))
+    hidden = np.random.default_rng(2).normal(0, 1, (rows, 256)).astype(np.float32)
+    expected, got = (run(device, spec, weights, hidden, [(0, rows)]) for device in (vulkan, fast))
     assert np.abs(expected).max() > 65_504
     # Float16's rounding moves some of the 8-bit activations of the second product by one.
+    assert relative_error(got, expected) < 5e-3
+
+
+@pytest.mark.parametrize("rows", [5, 20, 50])
+def test_attention_with_tiles(rows: int, vulkan: VulkanDevice, fast: VulkanDevice) -> None:
+    """Queries, keys and values come in splits to be added, and so does what the output product leaves."""
+    spec = AttentionSpec(0, 512, 4, 2, 64, 0.125, NormSpec(1e-6), RopeSpec(1e4, 64), post_norm=NormSpec(1e-6))
+    weights = random_weights(np.random.default_rng(3), spec, TensorType.Q4_0)
+    hidden = np.random.default_rng(2).normal(0, 1, (rows, 512)).astype(np.float32)
+    expected, got = (run(device, spec, weights, hidden, [(9, rows)]) - hidden for device in (vulkan, fast))
     assert relative_error(got, expected) < 5e-3
 
 

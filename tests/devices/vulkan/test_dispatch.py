@@ -66,7 +66,7 @@ def test_a_profile_times_every_dispatch_and_computes_the_same(vulkan: VulkanDevi
     np.testing.assert_array_equal(runner.buffers.logits[:3], logits)
     kernels = Counter(time.kernel for time in times)
     layers = len(spec.attention)
-    assert kernels["attention"] == kernels["combine"] == kernels["heads"] == kernels["gated"] == layers
+    assert kernels["attention_split"] == kernels["combine"] == kernels["heads"] == kernels["gated"] == layers
     # One norm before each block, which also adds what the block before left; and the last block's.
     assert kernels["norm"] == 2 * layers + 2
     # Q, K and V are one product where they are of one type, and so are gate and up.

@@ -80,14 +80,15 @@ class VulkanDevice:
         memory = Memory(context)
         lane = Lane(name)
         self._context = context
+        kernels = _kernels(gpu, deterministic)
         self._machine = Machine(
             context,
             memory,
             Pipelines(context),
-            Workspace(memory, lane, resident=not gpu.unified),
+            Workspace(memory, lane, resident=not gpu.unified, splits=kernels.matrices),
             SharedArrays(memory),
             lane,
-            _kernels(gpu, deterministic),
+            kernels,
         )
         self._matrices: WeakValueDictionary[tuple[tuple[int, int], ...], Matrix] = WeakValueDictionary()
         self._closed = False
@@ -132,9 +133,10 @@ class VulkanDevice:
         return total
 
     def plan_workspace(self, programs: Sequence[ProgramPlan], samples: int) -> int:
+        resident, splits = not self._context.gpu.unified, self._machine.kernels.matrices
         needed: dict[str, int] = {}
         for program in programs:
-            scratch = sizes(program.specs, program.rows, samples, resident=not self._context.gpu.unified)
+            scratch = sizes(program.specs, program.rows, samples, resident=resident, splits=splits)
             needed |= {name: max(size, needed.get(name, 0)) for name, size in scratch.items()}
         return sum(needed.values())
 

@@ -120,10 +120,15 @@ class Memory:
             self._clear(buffer)
         return buffer
 
-    def host(self, size: int) -> Buffer:
-        """For what the host writes or reads at each step: mapped, cached where there is such memory. Zero-filled."""
+    def host(self, size: int, *, near: bool = False) -> Buffer:
+        """For what the host writes or reads at each step: mapped, cached where there is such memory. Zero-filled.
+
+        near: the host only writes, and every shader reads: in the GPU's own memory where a window to it is open, since
+        each of a step's hundreds of dispatches would wait for the bus.
+        """
         visible = vk.MEMORY_HOST_VISIBLE | vk.MEMORY_HOST_COHERENT
-        buffer = self._allocate(size, [visible | vk.MEMORY_HOST_CACHED, visible])
+        first = visible | (vk.MEMORY_DEVICE_LOCAL if near else vk.MEMORY_HOST_CACHED)
+        buffer = self._allocate(size, [first, visible])
         if not self._context.gpu.unified:
             self.counters.host_allocated += buffer.size
         self._clear(buffer)

@@ -28,11 +28,14 @@ from tandem.devices.vulkan.workspace import Workspace, padded
 _AS_FLOAT, _AS_BYTES = 1, 2
 # Queries of a workgroup of attention.comp at most: what its shared memory and registers hold.
 _QUERIES = 16
+# Of the queries of a workgroup of attention_split.comp, at most.
+_QUERY_ELEMENTS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What a program's blocks work on. rows: of `hidden` and of each slice in `partials`.
+    """What a program's blocks work on. rows: of `hidden` and of each slice in `partials`; batch_rows: of the largest
+    step.
 
     row_bucket, sample_bucket: no step that this is for has more rows or samples.
     """
@@ -45,6 +48,7 @@ class Places:
     slots: View
     slot_count: int
     rows: int
+    batch_rows: int
     row_bucket: int
     sample_bucket: int
     kernels: Kernels
@@ -125,7 +129,8 @@ def _attention(
 ) -> Iterator[Dispatch]:
     qkv, splits = places.workspace.view("qkv"), places.workspace.view("splits")
     yield _norm(block, places, spec.norm, _outputs(block, "qkv", places), addend)
-    yield from _product(block, "qkv", places, "normed", qkv, (spec.heads + 2 * spec.kv_heads) * spec.head_dim)
+    parts, width = _splits(block, "qkv", places), (spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    yield from _product(block, "qkv", places, "normed", qkv, width, splits=parts)
     shape = (pool.group.index, spec.kv_heads, pool.group.page_size, pool.chunk_pages)
     pages = pool.chunks(spec.layer)
     assert block.vectors is not None
@@ -142,21 +147,27 @@ def _attention(
         at.get("frequencies", 0),
         spec.rope.dims if spec.rope else 0,
         int(spec.rope is not None and spec.rope.layout == "interleaved"),
+        *parts,
     )
     uses = [Use(0, places.step), Use(1, qkv, "both"), Use(2, block.vectors.view)]
     uses += [Use(3 + index, view, "both") for index, view in enumerate(pages)]
     yield Dispatch("heads", (LANES, *pool.constants), tuple(uses), push(*values), Grid(spec.heads + 2 * spec.kv_heads))
     split = places.row_bucket <= SPLIT_ROWS
     slots, window = MAX_SPLITS if split else 1, spec.window or 0
-    heads = heads_together(spec.heads // spec.kv_heads)
-    # In prefill two times 64 lanes share the queries.
-    rows = 1 if split else _QUERIES // heads // 2 * 2
-    lanes = LANES if split else 2 * LANES
-    uses = [Use(0, places.step), Use(1, qkv), Use(2, splits, "both")]
+    heads = heads_together(spec.heads // spec.kv_heads, spec.head_dim if split else 0)
+    uses = [Use(0, places.step), Use(1, qkv), Use(2, splits, "write" if split else "both")]
     uses += [Use(3 + index, view) for index, view in enumerate(pages)]
-    reach = (*shape, spec.heads, slots, window, float(spec.scale), float(spec.softcap or 0))
-    grid = Grid(spec.heads // heads, rows, each=rows > 1, splits=window if split else None)
-    yield Dispatch("attention", (lanes, *pool.constants, heads, rows, int(split)), tuple(uses), push(*reach), grid)
+    reach = push(*shape, spec.heads, slots, window, float(spec.scale), float(spec.softcap or 0))
+    if split:
+        # Keys at once: what fits into shared memory beside the queries.
+        lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
+        grid = Grid(spec.heads // heads, splits=window)
+        yield Dispatch("attention_split", (lanes, *pool.constants, heads), tuple(uses), reach, grid)
+    else:
+        # Two times 64 lanes share the queries.
+        rows = _QUERIES // heads // 2 * 2
+        grid = Grid(spec.heads // heads, rows, each=True)
+        yield Dispatch("attention", (2 * LANES, *pool.constants, heads, rows), tuple(uses), reach, grid)
     outputs, width = _outputs(block, "o", places), spec.heads * spec.head_dim
     uses = [Use(0, places.step), Use(1, splits), *_targets(places, "attended", outputs)]
     merged = (spec.heads, spec.head_dim, slots, window, outputs)
@@ -164,18 +175,20 @@ def _attention(
     yield from _output(block, "o", places, "attended")
 
 
-def heads_together(group: int) -> int:
-    """Query heads of one KV head that a workgroup of attention.comp takes, of `group`."""
-    return max(count for count in range(1, _QUERIES // 2 + 1) if group % count == 0)
+def heads_together(group: int, head_dim: int) -> int:
+    """Query heads of one KV head that a workgroup of attention takes, of `group`, so that shared memory holds them."""
+    most = min(_QUERIES // 2, _QUERY_ELEMENTS // head_dim) if head_dim else _QUERIES // 2
+    return max((count for count in range(1, most + 1) if group % count == 0), default=1)
 
 
 def _ffn(spec: FFNSpec, block: VulkanBlock, places: Places, addend: Addend | None) -> Iterator[Dispatch]:
     gate_up = places.workspace.view("gate_up")
     yield _norm(block, places, spec.norm, _outputs(block, "gate_up", places), addend)
-    yield from _product(block, "gate_up", places, "normed", gate_up, 2 * spec.ffn)
+    parts = _splits(block, "gate_up", places)
+    yield from _product(block, "gate_up", places, "normed", gate_up, 2 * spec.ffn, splits=parts)
     outputs = _outputs(block, "down", places)
     uses = (Use(0, places.step), Use(1, gate_up), *_targets(places, "gated", outputs))
-    values = (spec.ffn, outputs, int(spec.activation == "gelu_tanh"))
+    values = (spec.ffn, outputs, int(spec.activation == "gelu_tanh"), *parts)
     yield Dispatch("gated", (ROW_LANES,), uses, push(*values), Grid(_groups(padded(spec.ffn) // 4, ROW_LANES)))
     yield from _output(block, "down", places, "gated")
 
@@ -187,14 +200,16 @@ def _output(block: VulkanBlock, name: str, places: Places, x: str) -> Iterator[D
         first = block.slice.index * places.rows * hidden
         yield from _product(block, name, places, x, places.partials, hidden, first=first, columns=False)
     else:
-        yield from _product(block, name, places, x, places.workspace.view("product"), hidden)
+        parts = _splits(block, name, places)
+        yield from _product(block, name, places, x, places.workspace.view("product"), hidden, splits=parts)
 
 
 def _output_addend(block: VulkanBlock, places: Places, bias: str | None, post_norm: NormSpec | None) -> Addend | None:
     """What `_output` leaves to be added: of a slice nothing."""
     if block.slice is not None:
         return None
-    return Addend(block, places.workspace.view("product"), 1, 0, bias, post_norm)
+    (name,) = {"o", "down"} & set(block.matrices)
+    return Addend(block, places.workspace.view("product"), *_splits(block, name, places), bias, post_norm)
 
 
 def _norm(
@@ -229,7 +244,10 @@ def _norm(
         uses += [Use(5, nothing), Use(6, nothing)]
     normed = (at["norm"], float(norm.eps)) if norm else (NONE, 0.0)
     values = (block.work.hidden, *added, *normed, int(sampled), outputs)
-    return Dispatch("norm", (ROW_LANES,), tuple(uses), push(*values), Grid(1, sampled=sampled))
+    width, ats = block.work.hidden, (added[1], added[2], added[3], normed[0])
+    whole = width % 4 == 0 and all(at % 4 == 0 for at in ats if at != NONE)
+    constants = (ROW_LANES, _groups(padded(width) // 4, ROW_LANES), int(whole))
+    return Dispatch("norm", constants, tuple(uses), push(*values), Grid(1, sampled=sampled))
 
 
 def _outputs(block: VulkanBlock, name: str, places: Places, bucket: int | None = None) -> int:
@@ -245,6 +263,13 @@ def _targets(places: Places, name: str, outputs: int) -> list[Use]:
     return [floats, quantized]
 
 
+def _splits(block: VulkanBlock, name: str, places: Places) -> tuple[int, int]:
+    """How many results a block's product has, to be added, and from one to the next (elements)."""
+    matrices = block.matrices[name]
+    count = places.kernels.splits(matrices, places.row_bucket)
+    return count, min(places.row_bucket, places.batch_rows) * sum(matrix.rows for matrix in matrices)
+
+
 def _product(
     block: VulkanBlock,
     name: str,
@@ -257,15 +282,18 @@ def _product(
     sampled: bool = False,
     softcap: float = 0.0,
     columns: bool = True,
+    splits: tuple[int, int] = (1, 0),
 ) -> Iterator[Dispatch]:
-    """y[:, first : first + outputs] = x W, rows of y `stride` apart. columns: `first` is in a row."""
+    """y[:, first : first + outputs] = x W, rows of y `stride` apart. columns: `first` is in a row. splits: as `_splits`
+    gives them.
+    """
     workspace = places.workspace
     bucket = places.sample_bucket if sampled else places.row_bucket
     for matrix in block.matrices[name]:
         as_float, as_bytes = places.kernels.forms(matrix, bucket)
         quantized = workspace.view("quantized") if as_bytes else places.step
         source = workspace.view(x) if as_float else quantized
-        for each in products(places.kernels, matrix, bucket, sampled):
+        for each in products(places.kernels, matrix, bucket, sampled, splits[0]):
             start = first + each.chunk.first
             written = (start, start + each.chunk.rows) if columns else None
             uses = (
@@ -275,7 +303,7 @@ def _product(
                 Use(3, y, "write", written),
                 Use(4, quantized),
             )
-            values = push(*each.values, stride, start, int(sampled), softcap)
+            values = push(*each.values, stride, start, splits[1], int(sampled), softcap)
             yield Dispatch(each.shader, each.constants, uses, values, each.grid)
         first += matrix.rows
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tandem.devices.vulkan.dispatch import LANES, Grid
 from tandem.devices.vulkan.matrices import Chunk, Matrix
+from tandem.devices.vulkan.tiles import MATRIX_ROWS, MOST_ROWS, matrix_tile, most_splits
 from tandem.devices.vulkan.workspace import padded, quantized_words
 from tandem.weights.tensor import TensorType
 
-# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once.
-MOST_ROWS, MANY_ROWS = 16, 1 << 16
-BUCKETS = (1, 2, 4, 6, 8, 12, MOST_ROWS, 64, MANY_ROWS)
 # Lanes that share an output in product.comp and product_int.comp: all of a workgroup where few outputs have long sums,
 # for which the GPU would otherwise have too little to do at once.
 SHARE = 16
 _THIN_OUTPUTS, _LONG_BLOCKS = 8192, 128
-
-
-# Rows and outputs of a workgroup of product_tile.comp and product_tile_float.comp, and of product_matrix.comp.
+# Rows and outputs of a workgroup of product_tile.comp and product_tile_float.comp.
 _TILE, _TILE_LANES = (64, 64), 256
-_MATRIX_TILE, _MATRIX_SUBGROUPS = (128, 64), 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +31,19 @@ class Kernels:
     matrix_shape: tuple[int, int, int] | None
     subgroup: int
 
+    @property
+    def matrices(self) -> bool:
+        """Whether some products use cooperative matrices."""
+        return self.matrix_shape is not None and not self.deterministic
+
+    def splits(self, matrices: Sequence[Matrix], bucket: int) -> int:
+        """Into how many results, to be added by whoever reads them, the products with these matrices cut their sums: so
+        many that the whole GPU has something to read.
+        """
+        if any(self.shader(matrix, bucket) != "product_matrix" for matrix in matrices):
+            return 1
+        return most_splits(sum(matrix.rows for matrix in matrices), bucket)
+
     def forms(self, matrix: Matrix, bucket: int) -> tuple[bool, bool]:
         """Whether the product takes float32 rows, and 8-bit ones."""
         kind = self.shader(matrix, bucket)
@@ -45,10 +53,9 @@ class Kernels:
     def shader(self, matrix: Matrix, bucket: int) -> str:
         """The shader."""
         quantized = self.integer_dot and matrix.type.block > 1
-        many = bucket > MOST_ROWS and not self.deterministic
-        if many and self.matrix_shape and (quantized or matrix.type is TensorType.F16):
+        if self.matrices and bucket >= MATRIX_ROWS and (quantized or matrix.type is TensorType.F16):
             return "product_matrix"
-        if many:
+        if bucket > MOST_ROWS and not self.deterministic:
             return "product_tile" if quantized else "product_tile_float"
         return "product_int" if quantized else "product"
 
@@ -64,21 +71,19 @@ class Product:
     chunk: Chunk
 
 
-def bucket_of(count: int) -> int:
-    """The bucket of a count of rows or samples."""
-    return next(bucket for bucket in BUCKETS if count <= bucket)
-
-
-def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool) -> Iterator[Product]:
-    """The dispatches that multiply with a matrix: one for each of its bindings."""
+def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, splits: int) -> Iterator[Product]:
+    """The dispatches that multiply with a matrix: one for each of its bindings. splits: see `Kernels.splits`."""
     shader = kernels.shader(matrix, bucket)
     kind = matrix.type.ggml_id
     as_float = shader in ("product", "product_tile_float")
     stride = padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)
     if shader == "product_matrix":
         assert kernels.matrix_shape is not None
-        rows, outputs = _MATRIX_TILE
-        constants: tuple[int, ...] = (_MATRIX_SUBGROUPS * kernels.subgroup, kind, *kernels.matrix_shape)
+        tile = matrix_tile(bucket, kernels.subgroup)
+        rows, outputs = tile.rows, tile.outputs
+        lanes = tile.subgroups * kernels.subgroup
+        sizes = (tile.rows, tile.outputs, tile.part, tile.subgroups, tile.above)
+        constants: tuple[int, ...] = (lanes, kind, *kernels.matrix_shape, *sizes)
     elif shader.startswith("product_tile"):
         rows, outputs = _TILE
         constants = (_TILE_LANES, kind)
@@ -90,5 +95,5 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool) -> It
         outputs = LANES // share * each
         constants = (LANES, kind, rows, each, share)
     for chunk in matrix.chunks:
-        grid = Grid(-(-chunk.rows // outputs), rows, sampled)
-        yield Product(shader, constants, grid, (matrix.blocks, chunk.rows, matrix.row_words, stride), chunk)
+        grid = Grid(-(-chunk.rows // outputs) * splits, rows, sampled)
+        yield Product(shader, constants, grid, (matrix.blocks, chunk.rows, matrix.row_words, stride, splits), chunk)

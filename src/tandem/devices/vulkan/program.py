@@ -21,10 +21,11 @@ from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.operations import Places, copy_rows, program_dispatches
 from tandem.devices.vulkan.pipelines import Pipelines
-from tandem.devices.vulkan.products import Kernels, bucket_of
+from tandem.devices.vulkan.products import Kernels
 from tandem.devices.vulkan.profile import Costs, Timestamps, variant
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
 from tandem.devices.vulkan.shared import SharedArrays
+from tandem.devices.vulkan.tiles import bucket_of
 from tandem.devices.vulkan.workspace import Workspace
 
 _TABLE_ENTRIES = 64
@@ -56,7 +57,7 @@ class Machine:
     def step_data(self, size: int) -> StepData:
         """Made at the first step of a batch layout of `size` int32."""
         if size not in self.steps:
-            buffer = self.memory.host(step_data_bytes(size))
+            buffer = self.memory.host(step_data_bytes(size), near=True)
             batch_bytes = rounded(size * 4)
             table = View(buffer, batch_bytes, _TABLE_ENTRIES * GROUPS_BYTES)
             self.steps[size] = StepData(size, buffer, View(buffer, 0, batch_bytes), table)
@@ -241,6 +242,7 @@ class VulkanProgram:
             slots=self._slots.view if self._slots else nowhere,
             slot_count=self._slot_count,
             rows=self._partial_rows,
+            batch_rows=self.rows,
             row_bucket=row_bucket,
             sample_bucket=sample_bucket,
             kernels=self._machine.kernels,

@@ -12,6 +12,10 @@ from tandem.devices.vulkan.dispatch import MAX_SPLITS, SPLIT_ROWS
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
 from tandem.devices.vulkan.packing import BLOCK, blocks_of
 from tandem.devices.vulkan.sampling import scratch_bytes
+from tandem.devices.vulkan.tiles import result_rows
+
+# What products write for those who add.
+_RESULTS = {"qkv", "gate_up", "product"}
 
 
 def padded(width: int) -> int:
@@ -56,14 +60,17 @@ def split_words(spec: AttentionSpec, rows: int) -> int:
     return spec.heads * (spec.head_dim + 2) * max(rows, min(rows, SPLIT_ROWS) * MAX_SPLITS)
 
 
-def sizes(specs: Iterable[BlockSpec], rows: int, samples: int, *, resident: bool) -> dict[str, int]:
+def sizes(specs: Iterable[BlockSpec], rows: int, samples: int, *, resident: bool, splits: bool) -> dict[str, int]:
     """Bytes of each scratch buffer for programs of these blocks. resident: the residual stream lives here, too, and
-    logits to pick from.
+    logits to pick from. splits: products may have several results to be added.
     """
     needed: dict[str, int] = {}
     for spec in specs:
         count = samples if isinstance(spec, HeadSpec) else rows
         scratch = {name: 4 * count * width for name, width in widths(spec).items()}
+        if splits:
+            for name in _RESULTS & scratch.keys():
+                scratch[name] = 4 * widths(spec)[name] * result_rows(widths(spec)[name], rows)
         if isinstance(spec, AttentionSpec):
             scratch["splits"] = 4 * split_words(spec, rows)
         if isinstance(spec, HeadSpec):
@@ -82,16 +89,16 @@ class Workspace:
     gone.
     """
 
-    def __init__(self, memory: Memory, lane: Lane, *, resident: bool) -> None:
+    def __init__(self, memory: Memory, lane: Lane, *, resident: bool, splits: bool) -> None:
         self._memory = memory
         self._lane = lane
-        self._resident = resident
+        self._resident, self._splits = resident, splits
         self._buffers: dict[str, Buffer] = {}
         self.generation = 0
 
     def reserve(self, specs: Sequence[BlockSpec], rows: int, samples: int) -> None:
         """Between two steps, on the lane's thread."""
-        needed = sizes(specs, rows, samples, resident=self._resident)
+        needed = sizes(specs, rows, samples, resident=self._resident, splits=self._splits)
         if all(name in self._buffers and self._buffers[name].size >= size for name, size in needed.items()):
             return
         grown = Event(Timeline(), 1)

@@ -1,7 +1,7 @@
-// Causal attention over a sequence's pages: HEADS query heads of one KV head, for ROWS consecutive rows, share the loads
-// of keys and values. Keys come in tiles of 64 positions from multiples of 64, with online softmax (Milakov and
-// Gimelshein, 2018), and in splits (split.glsl): each its own workgroup (SPLIT, decode) or one after another (prefill).
-// A query's arithmetic is the same in all of these: the batch does not show.
+// Causal attention over a sequence's pages for steps of many rows: HEADS query heads of one KV head, for ROWS consecutive
+// rows, share the loads of keys and values. Keys come in tiles of 64 positions from multiples of 64, with online softmax
+// (Milakov and Gimelshein, 2018), and in splits (split.glsl), one after another. A query's arithmetic is the same as in
+// attention_split.comp, which takes steps of few rows: the batch does not show.
 #version 460
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
@@ -11,8 +11,7 @@
 #include "split.glsl"
 
 layout(constant_id = 4) const uint HEADS = 1;
-layout(constant_id = 5) const uint ROWS = 1;
-layout(constant_id = 6) const bool SPLIT = false;
+layout(constant_id = 5) const uint ROWS = 2;
 
 layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
 layout(set = 0, binding = 1) readonly buffer Qkv4 { vec4 qkv4[]; };
@@ -32,6 +31,8 @@ const uint TILE = 64, QUERIES = HEADS * ROWS, EACH = QUERIES * TILE / LANES;
 const uint PAIRS = (HEAD_DIM / 2 + TILE - 1) / TILE;
 // Dimensions of keys and queries that are in shared memory at a time; an odd stride keeps banks apart.
 const uint PART = 32, STRIDE = PART + 1;
+// Octets of keys and quads of queries that a lane brings for a part, and values on their way.
+const uint K_EACH = TILE * PART / 8 / LANES, Q_EACH = (QUERIES * PART / 4 + LANES - 1) / LANES, AHEAD = 8;
 // Lanes that share a query's sum over a tile.
 const uint SHARE = 4;
 
@@ -48,6 +49,9 @@ uint lane, own, spot, row0, count, position0, head0;
 
 uint row_of(uint query) { return min(query / HEADS, count - 1); }
 uint position_of(uint query) { return position0 + row_of(query); }
+
+uvec4 k_first[K_EACH], k_second[K_EACH];
+vec4 q_next[Q_EACH];
 
 float best[EACH];
 float share_best, share_sum;
@@ -93,39 +97,38 @@ bool ends(uint query, uint tile) {
     return first < tile && tile <= last && tile % split_length(first, last) == 0;
 }
 
+// Loads the keys and queries of dimensions [first, first + PART), for later.
+void bring(uint first) {
+    for (uint e = 0; e < K_EACH; ++e) {
+        uint i = lane + e * LANES;
+        kv_octet_words(places[i / (PART / 8)], first / 8 + i % (PART / 8), k_first[e], k_second[e]);
+    }
+    for (uint e = 0; e < Q_EACH; ++e) {
+        uint i = min(lane + e * LANES, QUERIES * PART / 4 - 1), query = i / (PART / 4), quad = first / 4 + i % (PART / 4);
+        uint at = ((row0 + row_of(query)) * (heads + 2 * kv.kv_heads) + head0 + query % HEADS) * HEAD_DIM / 4;
+        q_next[e] = quad < HEAD_DIM / 4 ? qkv4[at + quad] : vec4(0);
+    }
+}
+
 void main() {
     lane = gl_LocalInvocationID.x;
     own = lane / TILE * EACH;
     spot = lane % TILE;
     head0 = gl_WorkGroupID.x * HEADS;
     uint kv_head = head0 / (heads / kv.kv_heads), sequence = 0;
-    if (ROWS == 1) {
-        row0 = gl_WorkGroupID.y;
-        if (row0 >= batch_rows()) return;
-        sequence = row_sequence(row0);
-        count = 1;
-    } else {
-        uint tile = gl_WorkGroupID.y;
-        for (;; ++sequence) {
-            if (sequence >= batch_sequences()) return;
-            uvec2 rows = sequence_rows(sequence);
-            uint tiles = (rows.y + ROWS - 1) / ROWS;
-            if (tile < tiles) {
-                row0 = rows.x + tile * ROWS;
-                count = min(ROWS, rows.y - tile * ROWS);
-                break;
-            }
-            tile -= tiles;
+    for (uint tile = gl_WorkGroupID.y;; ++sequence) {
+        if (sequence >= batch_sequences()) return;
+        uvec2 rows = sequence_rows(sequence);
+        uint tiles = (rows.y + ROWS - 1) / ROWS;
+        if (tile < tiles) {
+            row0 = rows.x + tile * ROWS;
+            count = min(ROWS, rows.y - tile * ROWS);
+            break;
         }
+        tile -= tiles;
     }
     position0 = row_position(row0);
     uint begin = first_seen(position0, window), end = position0 + count - 1;
-    if (SPLIT) {
-        uint length = split_length(begin, end), split = begin / length + gl_WorkGroupID.z;
-        if (split * length > end) return;
-        begin = max(begin, split * length);
-        end = min(end, split * length + length - 1);
-    }
     if (lane < QUERIES) {
         merged_best[lane] = LOWEST;
         merged_sum[lane] = 0;
@@ -135,7 +138,7 @@ void main() {
     share_sum = 0;
 
     for (uint tile = begin / TILE * TILE; tile <= end; tile += TILE) {
-        if (!SPLIT && tile % SHORTEST_SPLIT == 0 && tile > begin) {
+        if (tile % SHORTEST_SPLIT == 0 && tile > begin) {
             if (lane < QUERIES * SHARE) gathered[lane] = share_sum;
             barrier();
             for (uint index = 0; index < EACH; ++index)
@@ -162,19 +165,23 @@ void main() {
 
         precise float scores[EACH];
         for (uint index = 0; index < EACH; ++index) scores[index] = 0;
+        barrier();
+        bring(0);
         [[dont_unroll]] for (uint first = 0; first < HEAD_DIM; first += PART) {
             barrier();
-            for (uint i = lane; i < TILE * PART / 4; i += LANES) {
-                uint quad = first / 4 + i % (PART / 4), at = i / (PART / 4) * STRIDE + i % (PART / 4) * 4;
-                vec4 values = quad < HEAD_DIM / 4 ? kv_quad(places[i / (PART / 4)], quad) : vec4(0);
-                for (uint e = 0; e < 4; ++e) keys[at + e] = values[e];
+            for (uint e = 0; e < K_EACH; ++e) {
+                uint i = lane + e * LANES, key = i / (PART / 8), octet = i % (PART / 8), at = key * STRIDE + octet * 8;
+                vec4 low, high;
+                kv_octet_of(k_first[e], k_second[e], places[key], first / 8 + octet, low, high);
+                for (uint c = 0; c < 4; ++c) {
+                    keys[at + c] = low[c];
+                    keys[at + 4 + c] = high[c];
+                }
             }
-            for (uint i = lane; i < QUERIES * PART / 4; i += LANES) {
-                uint query = i / (PART / 4), quad = first / 4 + i % (PART / 4);
-                uint at = ((row0 + row_of(query)) * (heads + 2 * kv.kv_heads) + head0 + query % HEADS) * HEAD_DIM / 4;
-                queries[i] = quad < HEAD_DIM / 4 ? qkv4[at + quad] : vec4(0);
-            }
+            for (uint e = 0; e < Q_EACH; ++e)
+                if (lane + e * LANES < QUERIES * PART / 4) queries[lane + e * LANES] = q_next[e];
             barrier();
+            if (first + PART < HEAD_DIM) bring(first + PART);
             [[dont_unroll]] for (uint i = 0; i < PART / 4; ++i) {
                 uint at = spot * STRIDE + 4 * i;
                 vec4 k = vec4(keys[at], keys[at + 1], keys[at + 2], keys[at + 3]);
@@ -217,24 +224,30 @@ void main() {
             share_sum = before + sum;
             share_best = now;
         }
-        uint low = (max(begin, tile) - tile) / 4 * 4, high = min(end, tile + TILE - 1) - tile;
+        uint low = (max(begin, tile) - tile) / AHEAD * AHEAD, high = min(end, tile + TILE - 1) - tile;
         uvec3 to_value = value_offset(kv);
         for (uint p = 0; p < PAIRS; ++p) {
             uint pair = p * TILE + spot;
             if (pair >= HEAD_DIM / 2) continue;
-            [[dont_unroll]] for (uint j = low; j <= high; j += 4) {
-                vec2 values[4];
-                for (uint i = 0; i < 4; ++i) values[i] = kv_pair(places[j + i] + to_value, pair);
-                for (uint index = 0; index < EACH; ++index)
-                    for (uint i = 0; i < 4; ++i) {
+            uvec2 coming[AHEAD];
+            for (uint i = 0; i < AHEAD; ++i) coming[i] = kv_pair_words(places[low + i] + to_value, pair);
+            [[dont_unroll]] for (uint j = low; j <= high; j += AHEAD) {
+                uvec2 words[AHEAD];
+                for (uint i = 0; i < AHEAD; ++i) words[i] = coming[i];
+                for (uint i = 0; i < AHEAD; ++i)
+                    coming[i] = kv_pair_words(places[min(j + AHEAD, TILE - AHEAD) + i] + to_value, pair);
+                for (uint i = 0; i < AHEAD; ++i) {
+                    vec2 value = kv_pair_of(words[i], places[j + i] + to_value, pair);
+                    for (uint index = 0; index < EACH; ++index) {
                         vec2 weight = vec2(weights[(own + index) * TILE + j + i]);
-                        outs[index * PAIRS + p] = fma(weight, values[i], outs[index * PAIRS + p]);
+                        outs[index * PAIRS + p] = fma(weight, value, outs[index * PAIRS + p]);
                     }
+                }
             }
         }
         barrier();
     }
     if (lane < QUERIES * SHARE) gathered[lane] = share_sum;
     barrier();
-    for (uint index = 0; index < EACH; ++index) flush(index, SPLIT ? gl_WorkGroupID.z : 0);
+    for (uint index = 0; index < EACH; ++index) flush(index, 0);
 }

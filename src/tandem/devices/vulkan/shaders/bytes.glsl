@@ -17,15 +17,8 @@ void unpack_bytes(uint row, uint block, uint blocks, out uvec4 low, out uvec4 hi
     if (TYPE == Q8_0) {
         low = quads[row / 4 + block * 2];
         high = quads[row / 4 + block * 2 + 1];
-        return;
-    }
-    uvec4 packed = quads[row / 4 + block];
-    low = packed & 0x0f0f0f0fu;
-    high = packed >> 4 & 0x0f0f0f0fu;
-    for (uint w = 0; w < 4; ++w) {
-        uvec2 bits = high_bits(row, block, blocks, w);
-        low[w] |= bits.x;
-        high[w] |= bits.y;
+    } else {
+        join_bits(quads[row / 4 + block], high_words(row, block, blocks), low, high);
     }
 }
 

@@ -12,6 +12,8 @@ layout(push_constant) uniform Push {
     uint width;
     uint outputs;
     uint gelu;  // 1: GELU in its tanh form; 0: SiLU
+    uint splits;  // of the products: results to be added
+    uint split_stride;
 };
 
 void main() {
@@ -20,7 +22,12 @@ void main() {
     uint blocks = (width + 31) / 32;
     vec4 values = vec4(0);
     for (uint i = 0; i < 4 && 4 * quad + i < width; ++i) {
-        float gate = gate_up[row * 2 * width + 4 * quad + i], up = gate_up[row * 2 * width + width + 4 * quad + i];
+        uint at = row * 2 * width + 4 * quad + i;
+        float gate = gate_up[at], up = gate_up[at + width];
+        for (uint split = 1; split < splits; ++split) {
+            gate += gate_up[split * split_stride + at];
+            up += gate_up[split * split_stride + at + width];
+        }
         float activated;
         if (gelu != 0)
             activated = 0.5 * gate * (1.0 + tanh_exact(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)));

@@ -22,6 +22,8 @@ layout(push_constant) uniform Push {
     uint frequencies_at;
     uint rope_dims;       // 0: no rope
     uint interleaved;
+    uint splits;          // of the products: results to be added
+    uint split_stride;
 };
 
 shared float head[HEAD_DIM];
@@ -35,6 +37,7 @@ void main() {
 
     for (uint i = lane; i < HEAD_DIM; i += LANES) {
         float element = qkv[at + i];
+        for (uint split = 1; split < splits; ++split) element += qkv[split * split_stride + at + i];
         if (bias_at != NONE) element += vectors[bias_at + index * HEAD_DIM + i];
         head[i] = element;
     }

@@ -10,9 +10,13 @@ const uint HEAD_WORDS = KV_TYPE == KV_F32 ? HEAD_DIM : KV_TYPE == KV_F16 ? HEAD_
 const uint HEAD_SCALES = KV_TYPE == KV_Q8_0 ? HEAD_DIM / 32 : 0;
 
 layout(set = 0, binding = 3) buffer Pages0 { uint pages0[]; };
+layout(set = 0, binding = 3) readonly buffer Wide0 { uvec4 wide0[]; };
 layout(set = 0, binding = 4) buffer Pages1 { uint pages1[]; };
+layout(set = 0, binding = 4) readonly buffer Wide1 { uvec4 wide1[]; };
 layout(set = 0, binding = 5) buffer Pages2 { uint pages2[]; };
+layout(set = 0, binding = 5) readonly buffer Wide2 { uvec4 wide2[]; };
 layout(set = 0, binding = 6) buffer Pages3 { uint pages3[]; };
+layout(set = 0, binding = 6) readonly buffer Wide3 { uvec4 wide3[]; };
 
 struct KvShape {
     uint group;        // of the batch's page tables
@@ -51,6 +55,17 @@ uint kv_word(uint chunk, uint at) {
     }
 }
 
+// Four words; `at` counts such.
+uvec4 kv_words(uint chunk, uint at) {
+    if (CHUNKS == 1) return wide0[at];
+    switch (chunk) {
+        case 0: return wide0[at];
+        case 1: return wide1[at];
+        case 2: return wide2[at];
+        default: return wide3[at];
+    }
+}
+
 void set_kv_word(uint chunk, uint at, uint value) {
     switch (chunk) {
         case 0: pages0[at] = value; break;
@@ -75,20 +90,62 @@ float kv_scale(uvec3 place, uint block) {
     return (place.z + block) % 2 == 0 ? pair.x : pair.y;
 }
 
-// Elements 2i and 2i + 1.
-vec2 kv_pair(uvec3 place, uint i) {
-    if (KV_TYPE == KV_F16) return unpackHalf2x16(kv_word(place.x, place.y + i));
-    if (KV_TYPE == KV_F32)
-        return uintBitsToFloat(uvec2(kv_word(place.x, place.y + 2 * i), kv_word(place.x, place.y + 2 * i + 1)));
-    uint word = kv_word(place.x, place.y + i / 2) >> 16 * (i % 2);
-    return vec2(ivec2(word << 24, word << 16) >> 24) * kv_scale(place, i / 16);
+// The words that hold elements 2i and 2i + 1, and what they say.
+uvec2 kv_pair_words(uvec3 place, uint i) {
+    if (KV_TYPE == KV_F16) return uvec2(kv_word(place.x, place.y + i), 0);
+    if (KV_TYPE == KV_F32) return uvec2(kv_word(place.x, place.y + 2 * i), kv_word(place.x, place.y + 2 * i + 1));
+    return uvec2(kv_word(place.x, place.y + i / 2), kv_word(place.x, (place.z + i / 16) / 2));
 }
+
+vec2 kv_pair_of(uvec2 words, uvec3 place, uint i) {
+    if (KV_TYPE == KV_F16) return unpackHalf2x16(words.x);
+    if (KV_TYPE == KV_F32) return uintBitsToFloat(words);
+    uint word = words.x >> 16 * (i % 2);
+    vec2 scales = unpackHalf2x16(words.y);
+    return vec2(ivec2(word << 24, word << 16) >> 24) * ((place.z + i / 16) % 2 == 0 ? scales.x : scales.y);
+}
+
+vec2 kv_pair(uvec3 place, uint i) { return kv_pair_of(kv_pair_words(place, i), place, i); }
 
 // Elements 4i to 4i + 3.
 vec4 kv_quad(uvec3 place, uint i) {
     if (KV_TYPE != KV_Q8_0) return vec4(kv_pair(place, 2 * i), kv_pair(place, 2 * i + 1));
     uint word = kv_word(place.x, place.y + i);
     return vec4(ivec4(word << 24, word << 16, word << 8, word) >> 24) * kv_scale(place, i / 8);
+}
+
+// The words that hold elements 8i to 8i + 7 of a head, and what they say: zeros beyond it.
+void kv_octet_words(uvec3 place, uint i, out uvec4 first, out uvec4 second) {
+    first = second = uvec4(0);
+    if (HEAD_DIM % 8 != 0) {
+        if (8 * i < HEAD_DIM) first = floatBitsToUint(kv_quad(place, 2 * i));
+        if (8 * i + 4 < HEAD_DIM) second = floatBitsToUint(kv_quad(place, 2 * i + 1));
+    } else if (8 * i >= HEAD_DIM) {
+        return;
+    } else if (KV_TYPE == KV_F16) {
+        first = kv_words(place.x, place.y / 4 + i);
+    } else if (KV_TYPE == KV_F32) {
+        first = kv_words(place.x, place.y / 4 + 2 * i);
+        second = kv_words(place.x, place.y / 4 + 2 * i + 1);
+    } else {
+        first.xy = uvec2(kv_word(place.x, place.y + 2 * i), kv_word(place.x, place.y + 2 * i + 1));
+        first.z = kv_word(place.x, (place.z + i / 4) / 2);
+    }
+}
+
+void kv_octet_of(uvec4 first, uvec4 second, uvec3 place, uint i, out vec4 low, out vec4 high) {
+    if (HEAD_DIM % 8 != 0 || KV_TYPE == KV_F32) {
+        low = uintBitsToFloat(first);
+        high = uintBitsToFloat(second);
+    } else if (KV_TYPE == KV_F16) {
+        low = vec4(unpackHalf2x16(first.x), unpackHalf2x16(first.y));
+        high = vec4(unpackHalf2x16(first.z), unpackHalf2x16(first.w));
+    } else {
+        vec2 scales = unpackHalf2x16(first.z);
+        float scale = (place.z + i / 4) % 2 == 0 ? scales.x : scales.y;
+        low = vec4(ivec4(first.x << 24, first.x << 16, first.x << 8, first.x) >> 24) * scale;
+        high = vec4(ivec4(first.y << 24, first.y << 16, first.y << 8, first.y) >> 24) * scale;
+    }
 }
 
 // `largest`: of the absolute values of the 32 elements that the quad is among.

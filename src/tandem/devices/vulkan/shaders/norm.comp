@@ -1,15 +1,23 @@
 // One row of the residual stream: hidden += post_norm(sum of the parts + bias), then rms_norm(hidden) * weight for the
-// product that follows. The parts are one product, or the partials of slices, in order; either half may be left out.
+// product that follows. The parts are the results of one product, or the partials of slices, in order; either half may be
+// left out. A lane holds its elements in registers from beginning to end.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "reduce.glsl"
 #include "quantize.glsl"
 
+layout(constant_id = 1) const uint EACH = 1;  // quads of a lane
+layout(constant_id = 2) const bool WHOLE = true;  // Everything begins and ends at whole quads.
+
 layout(set = 0, binding = 1) buffer Hidden { float hidden[]; };
+layout(set = 0, binding = 1) buffer Hidden4 { vec4 hidden4[]; };
 layout(set = 0, binding = 2) readonly buffer Weight { float weight[]; };
+layout(set = 0, binding = 2) readonly buffer Weight4 { vec4 weight4[]; };
 layout(set = 0, binding = 5) readonly buffer Parts { float parts[]; };
+layout(set = 0, binding = 5) readonly buffer Parts4 { vec4 parts4[]; };
 layout(set = 0, binding = 6) readonly buffer Vectors { float vectors[]; };
+layout(set = 0, binding = 6) readonly buffer Vectors4 { vec4 vectors4[]; };
 
 const uint NONE = 0xffffffffu;
 
@@ -26,15 +34,18 @@ layout(push_constant) uniform Push {
     uint outputs;
 };
 
-vec4 total(uint row, uint first) {
-    vec4 sum = vec4(0);
-    for (uint i = 0; i < 4 && first + i < width; ++i) {
-        sum[i] = parts[row * width + first + i];
-        for (uint part = 1; part < count; ++part) sum[i] += parts[part * part_stride + row * width + first + i];
-        if (bias_at != NONE) sum[i] += vectors[bias_at + first + i];
+// Elements 4 * quad and on of what begins at `at`, zero beyond the width.
+#define LOAD(name)                                                                             \
+    vec4 load_##name(uint at, uint quad) {                                                     \
+        if (WHOLE) return 4 * quad < width ? name##4[at / 4 + quad] : vec4(0);                 \
+        vec4 values = vec4(0);                                                                 \
+        for (uint i = 0; i < 4 && 4 * quad + i < width; ++i) values[i] = name[at + 4 * quad + i]; \
+        return values;                                                                         \
     }
-    return sum;
-}
+LOAD(hidden)
+LOAD(weight)
+LOAD(parts)
+LOAD(vectors)
 
 float squares_of(vec4 v) {
     precise float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
@@ -45,41 +56,45 @@ void main() {
     uint index = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x;
     if (index >= (sampled != 0 ? batch_samples() : batch_rows())) return;
     uint row = sampled != 0 ? sample_row(index) : index;
-    uint blocks = (width + 31) / 32, quads = blocks * 8;
+    uint blocks = (width + 31) / 32, first = row * width;
 
-    // A lane reads only what it wrote itself: the same quads each time.
-    float root = 1;
-    if (count != 0 && post_norm_at != NONE) {
-        precise float squares = 0;
-        for (uint quad = lane; quad < quads; quad += LANES) squares += squares_of(total(row, 4 * quad));
-        root = sqrt(workgroup_sum(squares) / float(width) + post_eps);
-    }
-    precise float squares = 0;
-    for (uint quad = lane; quad < quads; quad += LANES) {
-        vec4 added = vec4(0), values = vec4(0);
-        if (count != 0) added = total(row, 4 * quad);
-        for (uint i = 0; i < 4 && 4 * quad + i < width; ++i) {
-            uint column = 4 * quad + i;
-            values[i] = hidden[row * width + column];
-            if (count != 0) {
-                if (post_norm_at != NONE) added[i] = added[i] / root * vectors[post_norm_at + column];
-                values[i] += added[i];
-                hidden[row * width + column] = values[i];
+    vec4 values[EACH];
+    for (uint i = 0; i < EACH; ++i) values[i] = load_hidden(first, i * LANES + lane);
+    if (count != 0) {
+        vec4 added[EACH];
+        for (uint i = 0; i < EACH; ++i) added[i] = load_parts(first, i * LANES + lane);
+        for (uint part = 1; part < count; ++part)
+            for (uint i = 0; i < EACH; ++i) added[i] += load_parts(part * part_stride + first, i * LANES + lane);
+        if (bias_at != NONE)
+            for (uint i = 0; i < EACH; ++i) added[i] += load_vectors(bias_at, i * LANES + lane);
+        if (post_norm_at != NONE) {
+            vec4 scales[EACH];
+            for (uint i = 0; i < EACH; ++i) scales[i] = load_vectors(post_norm_at, i * LANES + lane);
+            precise float squares = 0;
+            for (uint i = 0; i < EACH; ++i) squares += squares_of(added[i]);
+            float root = sqrt(workgroup_sum(squares) / float(width) + post_eps);
+            for (uint i = 0; i < EACH; ++i) added[i] = added[i] / root * scales[i];
+        }
+        for (uint i = 0; i < EACH; ++i) {
+            values[i] += added[i];
+            uint quad = i * LANES + lane;
+            if (WHOLE) {
+                if (4 * quad < width) hidden4[first / 4 + quad] = values[i];
+            } else {
+                for (uint e = 0; e < 4 && 4 * quad + e < width; ++e) hidden[first + 4 * quad + e] = values[i][e];
             }
         }
-        squares += squares_of(values);
     }
     if (weight_at == NONE) return;
 
-    root = sqrt(workgroup_sum(squares) / float(width) + eps);
+    vec4 scales[EACH];
+    for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(weight_at, i * LANES + lane);
+    precise float squares = 0;
+    for (uint i = 0; i < EACH; ++i) squares += squares_of(values[i]);
+    float root = sqrt(workgroup_sum(squares) / float(width) + eps);
     float bound = 0;
-    for (uint first = 0; first < quads; first += LANES) {
-        uint quad = first + lane;
-        vec4 values = vec4(0);
-        for (uint i = 0; i < 4 && 4 * quad + i < width; ++i)
-            values[i] = hidden[row * width + 4 * quad + i] / root * weight[weight_at + 4 * quad + i];
-        bound = max(bound, store_quad(outputs, index, quad, blocks, values));
-    }
+    for (uint i = 0; i < EACH; ++i)
+        bound = max(bound, store_quad(outputs, index, i * LANES + lane, blocks, values[i] / root * scales[i]));
     if ((outputs & AS_BYTES) == 0) return;
     bound = workgroup_max(bound);
     for (uint i = lane; i < (blocks + 31) / 32; i += LANES) store_bound(index, blocks, i, bound);

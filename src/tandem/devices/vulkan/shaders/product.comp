@@ -11,7 +11,7 @@ layout(set = 0, binding = 2) readonly buffer X { vec4 x[]; };
 void main() {
     uint lane = gl_LocalInvocationID.x;
     uint count = sampled != 0 ? batch_samples() : batch_rows();
-    uvec2 tile = tile_of_workgroup(ROWS, GROUP * OUTPUTS);
+    uvec2 tile = tile_of_workgroup(ROWS) * uvec2(1, GROUP * OUTPUTS);
     uint first = tile.x, index = tile.y + lane / SHARE;
     if (first >= count) return;
 

@@ -1,6 +1,8 @@
-// y = W x for many rows with cooperative matrices: float16 in, float32 sums. Four subgroups make 64 outputs of 128 rows,
-// two blocks of 32 at a time. A row of x is scaled by a power of two so that its largest element is near 256: whatever the
-// residual stream holds, nothing overflows float16, and what is 2^22 times smaller is still a normal number.
+// y = W x with cooperative matrices: float16 in, float32 sums. The subgroups of a workgroup make ROWS x OUTPUTS of y, and
+// take PART elements of the sum at a time through shared memory: while they multiply, the next are on their way. A sum may
+// be cut into splits, each with a result of its own. A row of x is scaled by a power of two so that its largest element is
+// near 2^12: whatever the residual stream holds, nothing overflows float16, and what is 2^26 times smaller is still a
+// normal number.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -16,98 +18,162 @@
 layout(constant_id = 2) const uint M = 16;
 layout(constant_id = 3) const uint N = 16;
 layout(constant_id = 4) const uint K = 16;
+// What a workgroup makes, elements of the sum at a time, and how many of its subgroups stand above each other.
+layout(constant_id = 5) const uint ROWS = 128;
+layout(constant_id = 6) const uint OUTPUTS = 64;
+layout(constant_id = 7) const uint PART = 32;
+layout(constant_id = 8) const uint SUBGROUPS = 4;
+layout(constant_id = 9) const uint ABOVE = 2;
 
 // Float16 weights take float32 rows, of which the 8-bit ones in binding 4 give the bounds; others take 8-bit rows.
 layout(set = 0, binding = 2) readonly buffer Rows { vec4 x[]; };
 layout(set = 0, binding = 4) readonly buffer Words8 { uint q[]; };
 layout(set = 0, binding = 4) readonly buffer Quads8 { uvec4 q4[]; };
 
-const uint ROWS = 128, OUTPUTS = 64, PART = 64, ITEMS = PART / 16;
-// In pairs of halves; the padding keeps rows on different banks.
-const uint STRIDE = PART / 2 + 4;
-// What a subgroup makes: two of them side by side each way.
-const uint ROW_TILES = ROWS / 2 / M, OUTPUT_TILES = OUTPUTS / 2 / N;
+const uint BESIDE = SUBGROUPS / ABOVE, ROW_TILES = ROWS / ABOVE / M, OUTPUT_TILES = OUTPUTS / BESIDE / N;
+// In quads; the padding keeps rows on different banks.
+const uint STRIDE = PART / 4 + 2;
+// Blocks of a part; how many of weights and of activations a lane brings, and the quads of one on its way.
+const uint BLOCKS = PART / 32, W_EACH = (OUTPUTS * BLOCKS + LANES - 1) / LANES, X_EACH = (ROWS * BLOCKS + LANES - 1) / LANES;
+const uint W_QUADS = TYPE == F16 ? 4 : TYPE == Q8_0 ? 2 : 1, X_QUADS = TYPE == F16 ? 8 : 2;
 
-shared f16vec2 x_tile[ROWS * STRIDE];
-shared f16vec2 w_tile[OUTPUTS * STRIDE];
+shared f16vec4 w_tile[OUTPUTS * STRIDE];
+shared f16vec4 x_tile[ROWS * STRIDE];
 shared float row_factor[ROWS];
-shared float result[4 * M * N];
+shared float result[SUBGROUPS * M * N];
 
-uint row_at(uint row, uint count) { return min(row, count - 1); }
+uint count;
 
-// Elements [16 part, 16 part + 16) of a block of a row.
-void load_row(uint row, uint block, uint part, float factor, out vec4 v[4]) {
-    if (TYPE == F16) {
-        for (uint i = 0; i < 4; ++i) v[i] = x[(row * blocks + block) * 8 + part * 4 + i] * factor;
-    } else {
-        uvec4 bytes = q4[row * x_stride / 4 + block * 2 + part];
-        float scale = uintBitsToFloat(q[row * x_stride + blocks * 8 + block * 2]) * factor;
-        for (uint i = 0; i < 4; ++i) v[i] = signed_bytes(bytes[i]) * scale;
-    }
+uint row_at(uint row) { return min(row, count - 1); }
+
+// Elements 0, 2, 1, 3 of a word of unsigned bytes, plus 1024: in this order both sides of the sum are cheap to take apart.
+f16vec4 halves_of(uint word) {
+    return f16vec4(unpackFloat2x16((word & 0x00ff00ffu) | 0x64006400u), unpackFloat2x16((word >> 8 & 0x00ff00ffu) | 0x64006400u));
 }
 
 void main() {
-    uint lane = gl_LocalInvocationID.x;
-    uint count = sampled != 0 ? batch_samples() : batch_rows();
-    uvec2 corner = tile_of_workgroup(ROWS, OUTPUTS);
+    // Half of the lanes begin with weights, half with activations, where there are fewer blocks than lanes.
+    uint lane = gl_LocalInvocationID.x, x_lane = LANES - 1 - lane;
+    count = sampled != 0 ? batch_samples() : batch_rows();
+    uvec2 corner = tile_of_workgroup(ROWS);
+    uint across = (outputs + OUTPUTS - 1) / OUTPUTS, split = corner.y / across;
+    corner.y = corner.y % across * OUTPUTS;
     if (corner.x >= count) return;
+    uint parts = (blocks + BLOCKS - 1) / BLOCKS, share = (parts + splits - 1) / splits;
+    uint begin = min(split * share * BLOCKS, blocks), end = min(begin + share * BLOCKS, blocks);
 
-    for (uint r = lane; r < ROWS; r += LANES) {
-        uint bounds = row_at(corner.x + r, count) * x_stride + blocks * 10;
-        float bound = 0;
-        for (uint i = 0; i < (blocks + 31) / 32; ++i) bound = max(bound, uintBitsToFloat(q[bounds + i]));
-        int exponent;
-        frexp(bound * 127.0, exponent);
-        row_factor[r] = ldexp(1.0, clamp(8 - exponent, -120, 120));
-    }
+    uvec4 w_quads[W_EACH * W_QUADS], w_scales[W_EACH];
+    uvec2 w_high[W_EACH];
+    uvec4 x_quads[X_EACH * X_QUADS];
+    uint x_scale[X_EACH];
     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> sums[ROW_TILES * OUTPUT_TILES];
     for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i)
         sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
-    uint row_part = gl_SubgroupID / 2 * (ROWS / 2), output_part = gl_SubgroupID % 2 * (OUTPUTS / 2);
-    barrier();
+    uint row_part = gl_SubgroupID / BESIDE * (ROWS / ABOVE), output_part = gl_SubgroupID % BESIDE * (OUTPUTS / BESIDE);
 
-    for (uint first = 0; first < blocks; first += PART / 32) {
-        for (uint item = lane; item < ITEMS * OUTPUTS; item += LANES) {
-            uint row = item / ITEMS, part = item % ITEMS, block = first + part / 2;
-            vec4 v[4] = vec4[4](vec4(0), vec4(0), vec4(0), vec4(0));
-            if (block < blocks) unpack_half(min(corner.y + row, outputs - 1) * row_words, block, blocks, part % 2, v);
-            for (uint i = 0; i < 4; ++i) {
-                w_tile[row * STRIDE + part * 8 + 2 * i] = f16vec2(v[i].xy);
-                w_tile[row * STRIDE + part * 8 + 2 * i + 1] = f16vec2(v[i].zw);
+    // The last turn of this loop only multiplies, its first only loads.
+    for (uint first = begin; first < end + BLOCKS; first += BLOCKS) {
+        if (first > begin) {
+            barrier();
+            for (uint e = 0; e < W_EACH; ++e) {
+                uint item = lane + e * LANES, block = first - BLOCKS + item % BLOCKS, at = item / BLOCKS * STRIDE + item % BLOCKS * 8;
+                if (item >= OUTPUTS * BLOCKS) break;
+                if (TYPE == F16) {
+                    for (uint i = 0; i < 8; ++i) {
+                        uvec4 eight = w_quads[e * W_QUADS + i / 2];
+                        uvec2 four = block < end ? (i % 2 == 0 ? eight.xy : eight.zw) : uvec2(0);
+                        w_tile[at + i] = f16vec4(unpackFloat2x16(four.x), unpackFloat2x16(four.y));
+                    }
+                    continue;
+                }
+                vec4 wide = block < end ? factors_of(w_scales[e], block) : vec4(0);
+                f16vec4 factors = f16vec4(wide);
+                if (TYPE == Q8_0) {
+                    for (uint i = 0; i < 8; ++i) {
+                        uint word = w_quads[e * W_QUADS + i / 4][i % 4] ^ 0x80808080u;
+                        w_tile[at + i] = (halves_of(word) - 1152.0hf) * factors.x;
+                    }
+                } else {
+                    uvec4 low, high;
+                    join_bits(w_quads[e * W_QUADS], w_high[e], low, high);
+                    for (uint i = 0; i < 4; ++i) {
+                        w_tile[at + i] = fma(halves_of(low[i]) - 1024.0hf, factors.xxxx, factors.yyyy);
+                        w_tile[at + 4 + i] = fma(halves_of(high[i]) - 1024.0hf, factors.zzzz, factors.wwww);
+                    }
+                }
+            }
+            for (uint e = 0; e < X_EACH; ++e) {
+                uint item = x_lane + e * LANES, row = item / BLOCKS, at = row * STRIDE + item % BLOCKS * 8;
+                if (item >= ROWS * BLOCKS) break;
+                float factor = row_factor[row];
+                if (TYPE == F16) {
+                    for (uint i = 0; i < 8; ++i)
+                        x_tile[at + i] = f16vec4(uintBitsToFloat(x_quads[e * X_QUADS + i]) * factor);
+                } else {
+                    f16vec4 scale = f16vec4(f16vec2(uintBitsToFloat(x_scale[e]) * factor).xxxx);
+                    for (uint i = 0; i < 8; ++i)
+                        x_tile[at + i] = (halves_of(x_quads[e * X_QUADS + i / 4][i % 4] ^ 0x80808080u) - 1152.0hf) * scale;
+                }
+            }
+            barrier();
+        }
+        if (first < end) {
+            for (uint e = 0; e < W_EACH; ++e) {
+                uint item = lane + e * LANES, block = min(first + item % BLOCKS, end - 1);
+                uint row = min(corner.y + item / BLOCKS, outputs - 1) * row_words;
+                for (uint i = 0; i < W_QUADS; ++i) w_quads[e * W_QUADS + i] = quads[row / 4 + block * W_QUADS + i];
+                w_scales[e] = scale_words(row, block, blocks);
+                w_high[e] = high_words(row, block, blocks);
+            }
+            for (uint e = 0; e < X_EACH; ++e) {
+                uint item = x_lane + e * LANES, block = min(first + item % BLOCKS, end - 1);
+                uint row = row_at(corner.x + item / BLOCKS);
+                if (TYPE == F16) {
+                    for (uint i = 0; i < X_QUADS; ++i)
+                        x_quads[e * X_QUADS + i] = floatBitsToUint(x[(row * blocks + block) * 8 + i]);
+                } else {
+                    for (uint i = 0; i < 2; ++i) x_quads[e * X_QUADS + i] = q4[row * x_stride / 4 + block * 2 + i];
+                    x_scale[e] = q[row * x_stride + blocks * 8 + block * 2];
+                }
             }
         }
-        for (uint item = lane; item < ITEMS * ROWS; item += LANES) {
-            uint row = item / ITEMS, part = item % ITEMS, block = first + part / 2;
-            vec4 v[4] = vec4[4](vec4(0), vec4(0), vec4(0), vec4(0));
-            if (block < blocks) load_row(row_at(corner.x + row, count), block, part % 2, row_factor[row], v);
-            for (uint i = 0; i < 4; ++i) {
-                x_tile[row * STRIDE + part * 8 + 2 * i] = f16vec2(v[i].xy);
-                x_tile[row * STRIDE + part * 8 + 2 * i + 1] = f16vec2(v[i].zw);
+        if (first == begin) {
+            for (uint r = lane; r < ROWS; r += LANES) {
+                uint bounds = row_at(corner.x + r) * x_stride + blocks * 10;
+                float bound = 0;
+                for (uint i = 0; i < (blocks + 31) / 32; ++i) bound = max(bound, uintBitsToFloat(q[bounds + i]));
+                int exponent;
+                frexp(bound * 127.0, exponent);
+                row_factor[r] = ldexp(1.0, clamp(12 - exponent, -120, 120));
             }
+            continue;
         }
-        barrier();
         for (uint k = 0; k < PART; k += K) {
             coopmat<float16_t, gl_ScopeSubgroup, M, K, gl_MatrixUseA> a[ROW_TILES];
             for (uint r = 0; r < ROW_TILES; ++r)
-                coopMatLoad(a[r], x_tile, (row_part + r * M) * STRIDE + k / 2, STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+                coopMatLoad(a[r], x_tile, (row_part + r * M) * STRIDE + k / 4, STRIDE, gl_CooperativeMatrixLayoutRowMajor);
             for (uint o = 0; o < OUTPUT_TILES; ++o) {
                 coopmat<float16_t, gl_ScopeSubgroup, K, N, gl_MatrixUseB> b;
-                coopMatLoad(b, w_tile, (output_part + o * N) * STRIDE + k / 2, STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
+                coopMatLoad(b, w_tile, (output_part + o * N) * STRIDE + k / 4, STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
                 for (uint r = 0; r < ROW_TILES; ++r)
                     sums[r * OUTPUT_TILES + o] = coopMatMulAdd(a[r], b, sums[r * OUTPUT_TILES + o]);
             }
         }
-        barrier();
     }
+    barrier();
+    // Each subgroup hands its own tiles around.
     uint scratch = gl_SubgroupID * M * N;
     for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
+        subgroupBarrier();
         coopMatStore(sums[i], result, scratch, N, gl_CooperativeMatrixLayoutRowMajor);
-        barrier();
+        subgroupBarrier();
         uint row0 = row_part + i / OUTPUT_TILES * M, output0 = output_part + i % OUTPUT_TILES * N;
         for (uint e = gl_SubgroupInvocationID; e < M * N; e += gl_SubgroupSize) {
-            uint row = row0 + e / N;
-            store(corner.x + row, count, corner.y + output0 + e % N, result[scratch + e] / row_factor[row]);
+            uint row = row0 + e / N, index = corner.y + output0 + e % N;
+            float value = result[scratch + e] / row_factor[row];
+            if (corner.x + row >= count || index >= outputs) continue;
+            if (softcap != 0.0) value = softcap * tanh_exact(value / softcap);
+            y[split * y_split + (corner.x + row) * y_stride + y_first + index] = value;
         }
-        barrier();
     }
 }

@@ -24,7 +24,7 @@ shared vec4 x_factors[ITEMS];  // scale, sums
 void main() {
     uint lane = gl_LocalInvocationID.x;
     uint count = sampled != 0 ? batch_samples() : batch_rows();
-    uvec2 corner = tile_of_workgroup(TILE, TILE);
+    uvec2 corner = tile_of_workgroup(TILE) * uvec2(1, TILE);
     if (corner.x >= count) return;
 
     // Half of the lanes bring a block of weights each, half one of activations; the next ones while the last are used.

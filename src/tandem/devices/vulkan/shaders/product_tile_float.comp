@@ -19,7 +19,7 @@ shared float x_tile[PART * TILE];
 void main() {
     uint lane = gl_LocalInvocationID.x;
     uint count = sampled != 0 ? batch_samples() : batch_rows();
-    uvec2 corner = tile_of_workgroup(TILE, TILE);
+    uvec2 corner = tile_of_workgroup(TILE) * uvec2(1, TILE);
     if (corner.x >= count) return;
 
     // Half of the lanes bring half a block of a row of weights each, half one of activations.

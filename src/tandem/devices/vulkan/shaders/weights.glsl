@@ -11,8 +11,8 @@ layout(set = 0, binding = 1) readonly buffer Quads { uvec4 quads[]; };
 vec4 unsigned_bytes(uint w) { return vec4(w & 0xffu, w >> 8 & 0xffu, w >> 16 & 0xffu, w >> 24); }
 vec4 signed_bytes(uint w) { return vec4(ivec4(w << 24, w << 16, w << 8, w) >> 24); }
 
-float half_at(uint word, uint index) {
-    vec2 pair = unpackHalf2x16(words[word + index / 2]);
+float half_of(uint word, uint index) {
+    vec2 pair = unpackHalf2x16(word);
     return index % 2 == 0 ? pair.x : pair.y;
 }
 
@@ -23,40 +23,63 @@ vec2 scale_and_minimum(uvec4 head, uint i) {
     return unpackHalf2x16(head.x) * vec2(pair);
 }
 
+// The words that hold a block's scales.
+uvec4 scale_words(uint row, uint block, uint blocks) {
+    if (TYPE == Q4_0 || TYPE == Q5_0 || TYPE == Q8_0)
+        return uvec4(words[row + blocks * (TYPE == Q8_0 ? 8 : TYPE == Q5_0 ? 5 : 4) + block / 2]);
+    if (TYPE == Q4_1 || TYPE == Q5_1) return uvec4(words[row + blocks * (TYPE == Q5_1 ? 5 : 4) + block]);
+    if (TYPE == Q4_K || TYPE == Q5_K) return quads[(row + blocks * (TYPE == Q5_K ? 5 : 4)) / 4 + block / 8];
+    if (TYPE == Q6_K) {
+        uint scales = row + blocks * 6;
+        return uvec4(words[scales + block / 2], words[scales + blocks / 2 + block / 16], 0, 0);
+    }
+    return uvec4(0);
+}
+
 // What turns quants q into values: factor.x * q + factor.y for elements 0..15, factor.z * q + factor.w for 16..31.
-vec4 block_factors(uint row, uint block, uint blocks) {
+vec4 factors_of(uvec4 scales, uint block) {
     if (TYPE == Q4_0 || TYPE == Q5_0 || TYPE == Q8_0) {
-        float d = half_at(row + blocks * (TYPE == Q8_0 ? 8 : TYPE == Q5_0 ? 5 : 4), block);
+        float d = half_of(scales.x, block);
         float shift = TYPE == Q8_0 ? 0.0 : TYPE == Q5_0 ? -16.0 * d : -8.0 * d;
         return vec4(d, shift, d, shift);
     }
-    if (TYPE == Q4_1 || TYPE == Q5_1) return unpackHalf2x16(words[row + blocks * (TYPE == Q5_1 ? 5 : 4) + block]).xyxy;
+    if (TYPE == Q4_1 || TYPE == Q5_1) return unpackHalf2x16(scales.x).xyxy;
     if (TYPE == Q4_K || TYPE == Q5_K) {
-        uvec4 head = quads[(row + blocks * (TYPE == Q5_K ? 5 : 4)) / 4 + block / 8];
-        vec2 pair = scale_and_minimum(head, block % 8);
+        vec2 pair = scale_and_minimum(scales, block % 8);
         return vec4(pair.x, -pair.y, pair.x, -pair.y);
     }
     if (TYPE == Q6_K) {
-        uint scales = row + blocks * 6;
-        float d = half_at(scales + blocks / 2, block / 8);
-        vec4 four = signed_bytes(words[scales + block / 2]) * d;
+        vec4 four = signed_bytes(scales.x) * half_of(scales.y, block / 8);
         vec2 two = block % 2 == 0 ? four.xy : four.zw;
         return vec4(two.x, -32.0 * two.x, two.y, -32.0 * two.y);
     }
     return vec4(1, 0, 1, 0);
 }
 
-// Bits above the fourth of elements 4w..4w+3 (first half of the block) and 16+4w..: bytes, shifted to bit 4.
-uvec2 high_bits(uint row, uint block, uint blocks, uint w) {
-    if (HAS_FIFTH) {
-        uint bits = words[row + blocks * 4 + block];
-        return (uvec2(bits >> w, bits >> (w + 4)) & 0x01010101u) << 4;
+vec4 block_factors(uint row, uint block, uint blocks) { return factors_of(scale_words(row, block, blocks), block); }
+
+// The words that hold the bits above the fourth of a block's elements.
+uvec2 high_words(uint row, uint block, uint blocks) {
+    if (HAS_FIFTH) return uvec2(words[row + blocks * 4 + block]);
+    uint at = row + blocks * 4 + block * 2;
+    return TYPE == Q6_K ? uvec2(words[at], words[at + 1]) : uvec2(0);
+}
+
+// Those of elements 4w..4w+3 (first half of the block) and 16+4w..: bytes, shifted to bit 4.
+uvec2 high_of(uvec2 bits, uint w) {
+    if (HAS_FIFTH) return (bits >> uvec2(w, w + 4) & 0x01010101u) << 4;
+    return TYPE == Q6_K ? (bits >> 2 * w & 0x03030303u) << 4 : uvec2(0);
+}
+
+// Quants as stored, of elements 0..15 and 16..31: from a block's nibbles and its words of high bits.
+void join_bits(uvec4 packed, uvec2 bits, out uvec4 low, out uvec4 high) {
+    low = packed & 0x0f0f0f0fu;
+    high = packed >> 4 & 0x0f0f0f0fu;
+    for (uint w = 0; w < 4; ++w) {
+        uvec2 above = high_of(bits, w);
+        low[w] |= above.x;
+        high[w] |= above.y;
     }
-    if (TYPE == Q6_K) {
-        uint at = row + blocks * 4 + block * 2;
-        return (uvec2(words[at], words[at + 1]) >> 2 * w & 0x03030303u) << 4;
-    }
-    return uvec2(0);
 }
 
 // Eight values of an F16 or BF16 matrix.
@@ -86,8 +109,9 @@ void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
             }
         } else if (HAS_NIBBLES) {
             uvec4 q = quads[row / 4 + block];
+            uvec2 bits = high_words(row, block, blocks);
             for (uint w = 0; w < 4; ++w) {
-                uvec2 high = high_bits(row, block, blocks, w);
+                uvec2 high = high_of(bits, w);
                 v[w] = unsigned_bytes((q[w] & 0x0f0f0f0fu) | high.x) * factors.x + factors.y;
                 v[w + 4] = unsigned_bytes((q[w] >> 4 & 0x0f0f0f0fu) | high.y) * factors.z + factors.w;
             }
@@ -108,13 +132,14 @@ void unpack_half(uint row, uint block, uint blocks, uint part, out vec4 v[4]) {
     vec4 factors = block_factors(row, block, blocks);
     vec2 factor = part == 0 ? factors.xy : factors.zw;
     uvec4 q = quads[row / 4 + (TYPE == Q8_0 ? block * 2 + part : block)];
+    uvec2 bits = high_words(row, block, blocks);
     for (uint w = 0; w < 4; ++w) {
         if (TYPE == Q8_0) {
             v[w] = signed_bytes(q[w]) * factor.x;
         } else {
-            uvec2 high = high_bits(row, block, blocks, w);
-            uint bits = (q[w] >> 4 * part & 0x0f0f0f0fu) | (part == 0 ? high.x : high.y);
-            v[w] = unsigned_bytes(bits) * factor.x + factor.y;
+            uvec2 high = high_of(bits, w);
+            uint quants = (q[w] >> 4 * part & 0x0f0f0f0fu) | (part == 0 ? high.x : high.y);
+            v[w] = unsigned_bytes(quants) * factor.x + factor.y;
         }
     }
 }

@@ -1,0 +1,56 @@
+"""How products are cut: row-count buckets, tiles of cooperative matrices, and splits of their sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once.
+MOST_ROWS, MANY_ROWS = 16, 1 << 16
+# From so many rows cooperative matrices multiply, where they may.
+MATRIX_ROWS = 2
+BUCKETS = (1, 2, 4, 6, 8, 12, MOST_ROWS, 32, 64, MANY_ROWS)
+# Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
+# there; steps of more than FEW_ROWS have several tiles of rows.
+FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 128, 16
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixTile:
+    """A workgroup of product_matrix.comp: the rows and outputs that it makes, the elements of a sum that it takes at a
+    time, its subgroups and how many of them stand above each other.
+    """
+
+    rows: int
+    outputs: int
+    part: int
+    subgroups: int
+    above: int
+
+
+def matrix_tile(bucket: int, subgroup: int) -> MatrixTile:
+    """subgroup: lanes of one. Few rows: narrow tiles with much on its way; many: as much as registers hold."""
+    if bucket <= 16:
+        return MatrixTile(16, 64, 128, 4, 1)
+    if bucket <= 32:
+        return MatrixTile(32, 64, 64, 4, 1)
+    if bucket <= FEW_ROWS:
+        return MatrixTile(64, 64, 64, 4, 2)
+    return MatrixTile(128, 128, 32, 8, 2) if subgroup <= 32 else MatrixTile(128, 64, 32, 4, 2)
+
+
+def most_splits(outputs: int, bucket: int) -> int:
+    """Splits of a sum that makes so many outputs, at most."""
+    tiles = -(-outputs // 64)
+    if bucket > FEW_ROWS:
+        return min(4, -(-_MANY_TILES // tiles))
+    return min(MOST_SPLITS, -(-_FEW_TILES // tiles))
+
+
+def result_rows(outputs: int, rows: int) -> int:
+    """Rows that a product's results take together, where a program has `rows` at most."""
+    return max(min(bucket, rows) * most_splits(outputs, bucket) for bucket in BUCKETS if bucket <= bucket_of(rows))
+
+
+def bucket_of(count: int) -> int:
+    """The bucket of a count of rows or samples."""
+    return next(bucket for bucket in BUCKETS if count <= bucket)
