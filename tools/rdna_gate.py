@@ -86,13 +86,13 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
             yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
         if quantized or kind is TensorType.F16:
             for bucket in (bucket for bucket in BUCKETS if bucket >= MOST_ROWS):
-                tile = matrix_tile(bucket, WAVE)
+                tile = matrix_tile(bucket, WAVE, 64 << 10)
                 sizes = (tile.rows, tile.outputs, tile.part, tile.subgroups, tile.above)
                 label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"
                 yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *sizes)
     for dim in HEAD_DIMS:
         for flag, dtype in enumerate(("f16", "f32", "q8_0")):
-            yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag, 1)
+            yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag, 1, 1)
             for heads in (1, 2, 8):
                 rows = 16 // heads
                 yield (
@@ -103,7 +103,8 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
                 lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
                 yield f"attention_split {dim} {dtype}, {heads} heads", "attention_split", (lanes, dim, flag, 1, heads)
     for each in (1, 4, 8):
-        yield f"norm {each}", "norm", (ROW_LANES, each, 1)
+        yield f"norm {each}", "norm", (ROW_LANES, each, 1, 1)
+    yield "norm 4, 8 parts", "norm", (ROW_LANES, 4, 1, 8)
     for shader in ("gated", "combine"):
         yield shader, shader, (ROW_LANES,)
     for shader, names in (("select", ("chunk", "final")), ("adjust", ("apply", "undo"))):

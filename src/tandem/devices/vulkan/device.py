@@ -138,7 +138,25 @@ class VulkanDevice:
         for program in programs:
             scratch = sizes(program.specs, program.rows, samples, resident=resident, splits=splits)
             needed |= {name: max(size, needed.get(name, 0)) for name, size in scratch.items()}
+            self._check_bindings(program, samples, scratch)
         return sum(needed.values())
+
+    def _check_bindings(self, program: ProgramPlan, samples: int, scratch: Mapping[str, int]) -> None:
+        """Raises DeviceError where one binding cannot hold a step's logits, or a buffer of its scratch."""
+        limit = self._context.gpu.limits.storage_range
+        for vocab in (spec.vocab for spec in program.specs if isinstance(spec, HeadSpec)):
+            if 4 * vocab * samples > limit:
+                raise DeviceError(
+                    f"{self.info.name}: a step's logits lie in one binding, which holds {limit:,} bytes on this GPU: "
+                    f"{limit // (4 * vocab)} rows of {vocab:,} tokens, and {samples} are asked for; choose fewer "
+                    "sequences"
+                )
+        for name, size in scratch.items():
+            if size > limit:
+                raise DeviceError(
+                    f"{self.info.name}: a step of {program.rows} rows needs {size:,} bytes of scratch ({name}) in one "
+                    f"binding, which holds {limit:,} on this GPU; choose fewer rows a step"
+                )
 
     def plan_host(self, programs: Sequence[ProgramPlan], layout: BatchLayout) -> int:
         """A step's data, mirrors of the step's arrays that cannot be imported and, across a bus, staging buffers."""
@@ -203,4 +221,4 @@ class VulkanDevice:
 def _kernels(gpu: Gpu, deterministic: bool) -> Kernels:
     shape = matrix_shape(gpu)
     sizes = (shape.m, shape.n, shape.k) if shape else None
-    return Kernels(gpu.features.integer_dot, deterministic, sizes, gpu.limits.subgroup)
+    return Kernels(gpu.features.integer_dot, deterministic, sizes, gpu.limits.subgroup, gpu.limits.shared_memory)

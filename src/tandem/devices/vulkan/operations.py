@@ -147,11 +147,13 @@ def _attention(
         at.get("frequencies", 0),
         spec.rope.dims if spec.rope else 0,
         int(spec.rope is not None and spec.rope.layout == "interleaved"),
-        *parts,
+        parts[1],
     )
     uses = [Use(0, places.step), Use(1, qkv, "both"), Use(2, block.vectors.view)]
     uses += [Use(3 + index, view, "both") for index, view in enumerate(pages)]
-    yield Dispatch("heads", (LANES, *pool.constants), tuple(uses), push(*values), Grid(spec.heads + 2 * spec.kv_heads))
+    yield Dispatch(
+        "heads", (LANES, *pool.constants, parts[0]), tuple(uses), push(*values), Grid(spec.heads + 2 * spec.kv_heads)
+    )
     split = places.row_bucket <= SPLIT_ROWS
     slots, window = MAX_SPLITS if split else 1, spec.window or 0
     heads = heads_together(spec.heads // spec.kv_heads, spec.head_dim if split else 0)
@@ -188,8 +190,8 @@ def _ffn(spec: FFNSpec, block: VulkanBlock, places: Places, addend: Addend | Non
     yield from _product(block, "gate_up", places, "normed", gate_up, 2 * spec.ffn, splits=parts)
     outputs = _outputs(block, "down", places)
     uses = (Use(0, places.step), Use(1, gate_up), *_targets(places, "gated", outputs))
-    values = (spec.ffn, outputs, int(spec.activation == "gelu_tanh"), *parts)
-    yield Dispatch("gated", (ROW_LANES,), uses, push(*values), Grid(_groups(padded(spec.ffn) // 4, ROW_LANES)))
+    values = (spec.ffn, outputs, int(spec.activation == "gelu_tanh"), parts[1])
+    yield Dispatch("gated", (ROW_LANES, parts[0]), uses, push(*values), Grid(_groups(padded(spec.ffn) // 4, ROW_LANES)))
     yield from _output(block, "down", places, "gated")
 
 
@@ -227,13 +229,14 @@ def _norm(
     at = block.vectors.at if block.vectors else {}
     uses = [Use(0, places.step), Use(1, places.hidden, "both" if addend else "read")]
     uses += [Use(2, block.vectors.view if block.vectors else nothing), *_targets(places, "normed", outputs)]
-    added: tuple[int | float, ...] = (0, 0, NONE, NONE, 0.0)
+    count = 0
+    added: tuple[int | float, ...] = (0, NONE, NONE, 0.0)
     if addend is not None:
         vectors = addend.block.vectors
         places_of = vectors.at if vectors else {}
         post = addend.post_norm
+        count = addend.count
         added = (
-            addend.count,
             addend.stride,
             places_of.get(addend.bias, NONE) if addend.bias else NONE,
             places_of["post_norm"] if post else NONE,
@@ -244,9 +247,9 @@ def _norm(
         uses += [Use(5, nothing), Use(6, nothing)]
     normed = (at["norm"], float(norm.eps)) if norm else (NONE, 0.0)
     values = (block.work.hidden, *added, *normed, int(sampled), outputs)
-    width, ats = block.work.hidden, (added[1], added[2], added[3], normed[0])
+    width, ats = block.work.hidden, (*added[:3], normed[0])
     whole = width % 4 == 0 and all(at % 4 == 0 for at in ats if at != NONE)
-    constants = (ROW_LANES, _groups(padded(width) // 4, ROW_LANES), int(whole))
+    constants = (ROW_LANES, _groups(padded(width) // 4, ROW_LANES), int(whole), count)
     return Dispatch("norm", constants, tuple(uses), push(*values), Grid(1, sampled=sampled))
 
 

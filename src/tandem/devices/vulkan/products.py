@@ -14,7 +14,9 @@ from tandem.weights.tensor import TensorType
 # Lanes that share an output in product.comp and product_int.comp: all of a workgroup where few outputs have long sums,
 # for which the GPU would otherwise have too little to do at once.
 SHARE = 16
-_THIN_OUTPUTS, _LONG_BLOCKS = 8192, 128
+_THIN_OUTPUTS, _LONG_BLOCKS = 8192, 32
+# Workgroups that keep a large GPU busy.
+_BUSY = 1200
 # Rows and outputs of a workgroup of product_tile.comp and product_tile_float.comp.
 _TILE, _TILE_LANES = (64, 64), 256
 
@@ -23,13 +25,15 @@ _TILE, _TILE_LANES = (64, 64), 256
 class Kernels:
     """What a device multiplies with. deterministic: sums in one order, however many rows there are.
 
-    matrix_shape: of cooperative matrices, where there are some; subgroup: lanes of one.
+    matrix_shape: of cooperative matrices, where there are some; subgroup: lanes of one; shared_memory: bytes that a
+    workgroup may have.
     """
 
     integer_dot: bool
     deterministic: bool
     matrix_shape: tuple[int, int, int] | None
     subgroup: int
+    shared_memory: int
 
     @property
     def matrices(self) -> bool:
@@ -79,7 +83,7 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, split
     stride = padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)
     if shader == "product_matrix":
         assert kernels.matrix_shape is not None
-        tile = matrix_tile(bucket, kernels.subgroup)
+        tile = matrix_tile(bucket, kernels.subgroup, kernels.shared_memory)
         rows, outputs = tile.rows, tile.outputs
         lanes = tile.subgroups * kernels.subgroup
         sizes = (tile.rows, tile.outputs, tile.part, tile.subgroups, tile.above)
@@ -89,9 +93,11 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, split
         constants = (_TILE_LANES, kind)
     else:
         rows = min(bucket, MOST_ROWS)
-        each = 2 if shader == "product_int" and bucket > MOST_ROWS else 1
         thin = matrix.rows < _THIN_OUTPUTS and matrix.blocks >= _LONG_BLOCKS
         share = LANES if thin else SHARE
+        # Two outputs a lane share what it loads of the rows; not where too few workgroups would be left.
+        busy = bucket > MOST_ROWS or (bucket > 1 and matrix.rows * share >= _BUSY * 2 * LANES)
+        each = 2 if shader == "product_int" and busy else 1
         outputs = LANES // share * each
         constants = (LANES, kind, rows, each, share)
     for chunk in matrix.chunks:

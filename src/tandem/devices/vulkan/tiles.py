@@ -7,11 +7,11 @@ from dataclasses import dataclass
 # The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once.
 MOST_ROWS, MANY_ROWS = 16, 1 << 16
 # From so many rows cooperative matrices multiply, where they may.
-MATRIX_ROWS = 2
+MATRIX_ROWS = 9
 BUCKETS = (1, 2, 4, 6, 8, 12, MOST_ROWS, 32, 64, MANY_ROWS)
 # Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
 # there; steps of more than FEW_ROWS have several tiles of rows.
-FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 128, 16
+FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,19 @@ class MatrixTile:
     above: int
 
 
-def matrix_tile(bucket: int, subgroup: int) -> MatrixTile:
-    """subgroup: lanes of one. Few rows: narrow tiles with much on its way; many: as much as registers hold."""
+def matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
+    """subgroup: lanes of one. Few rows: narrow tiles with much on its way; many: as much as registers and shared memory
+    (bytes) hold. The best of those tried on an H100.
+    """
     if bucket <= 16:
-        return MatrixTile(16, 64, 128, 4, 1)
+        return MatrixTile(16, 64, 64, 4, 1)
     if bucket <= 32:
-        return MatrixTile(32, 64, 64, 4, 1)
+        return MatrixTile(32, 64, 64, 4, 2)
     if bucket <= FEW_ROWS:
         return MatrixTile(64, 64, 64, 4, 2)
-    return MatrixTile(128, 128, 32, 8, 2) if subgroup <= 32 else MatrixTile(128, 64, 32, 4, 2)
+    if subgroup > 32:
+        return MatrixTile(128, 64, 32, 4, 2)
+    return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2)
 
 
 def most_splits(outputs: int, bucket: int) -> int:

@@ -31,8 +31,8 @@ const uint TILE = 64, QUERIES = HEADS * ROWS, EACH = QUERIES * TILE / LANES;
 const uint PAIRS = (HEAD_DIM / 2 + TILE - 1) / TILE;
 // Dimensions of keys and queries that are in shared memory at a time; an odd stride keeps banks apart.
 const uint PART = 32, STRIDE = PART + 1;
-// Octets of keys and quads of queries that a lane brings for a part, and values on their way.
-const uint K_EACH = TILE * PART / 8 / LANES, Q_EACH = (QUERIES * PART / 4 + LANES - 1) / LANES, AHEAD = 8;
+// Octets of keys and quads of queries that a lane brings for a part.
+const uint K_EACH = TILE * PART / 8 / LANES, Q_EACH = (QUERIES * PART / 4 + LANES - 1) / LANES;
 // Lanes that share a query's sum over a tile.
 const uint SHARE = 4;
 
@@ -59,7 +59,7 @@ vec2 outs[EACH * PAIRS];
 
 void clear(uint index) {
     best[index] = LOWEST;
-    for (uint p = 0; p < PAIRS; ++p) outs[index * PAIRS + p] = vec2(0);
+    [[unroll]] for (uint p = 0; p < PAIRS; ++p) outs[index * PAIRS + p] = vec2(0);
 }
 
 float sum_of(uint query) {
@@ -76,7 +76,7 @@ void flush(uint index, uint slot) {
     vec2 factors = merge_factors(merged, best[index]);
     uint at = (((row0 + query / HEADS) * heads + head) * slots + slot) * (HEAD_DIM + 2);
     if (query / HEADS >= count) return;
-    for (uint p = 0; p < PAIRS; ++p) {
+    [[unroll]] for (uint p = 0; p < PAIRS; ++p) {
         uint pair = p * TILE + spot;
         if (pair < HEAD_DIM / 2) {
             uint to = at + 2 + 2 * pair;
@@ -99,11 +99,11 @@ bool ends(uint query, uint tile) {
 
 // Loads the keys and queries of dimensions [first, first + PART), for later.
 void bring(uint first) {
-    for (uint e = 0; e < K_EACH; ++e) {
+    [[unroll]] for (uint e = 0; e < K_EACH; ++e) {
         uint i = lane + e * LANES;
         kv_octet_words(places[i / (PART / 8)], first / 8 + i % (PART / 8), k_first[e], k_second[e]);
     }
-    for (uint e = 0; e < Q_EACH; ++e) {
+    [[unroll]] for (uint e = 0; e < Q_EACH; ++e) {
         uint i = min(lane + e * LANES, QUERIES * PART / 4 - 1), query = i / (PART / 4), quad = first / 4 + i % (PART / 4);
         uint at = ((row0 + row_of(query)) * (heads + 2 * kv.kv_heads) + head0 + query % HEADS) * HEAD_DIM / 4;
         q_next[e] = quad < HEAD_DIM / 4 ? qkv4[at + quad] : vec4(0);
@@ -133,7 +133,7 @@ void main() {
         merged_best[lane] = LOWEST;
         merged_sum[lane] = 0;
     }
-    for (uint index = 0; index < EACH; ++index) clear(index);
+    [[unroll]] for (uint index = 0; index < EACH; ++index) clear(index);
     share_best = LOWEST;
     share_sum = 0;
 
@@ -141,10 +141,10 @@ void main() {
         if (tile % SHORTEST_SPLIT == 0 && tile > begin) {
             if (lane < QUERIES * SHARE) gathered[lane] = share_sum;
             barrier();
-            for (uint index = 0; index < EACH; ++index)
+            [[unroll]] for (uint index = 0; index < EACH; ++index)
                 if (ends(own + index, tile)) flush(index, 0);
             barrier();
-            for (uint index = 0; index < EACH; ++index) {
+            [[unroll]] for (uint index = 0; index < EACH; ++index) {
                 uint query = own + index;
                 if (!ends(query, tile)) continue;
                 if (spot == 0) {
@@ -164,34 +164,34 @@ void main() {
         if (lane < TILE) places[lane] = kv_place(kv, page_of(kv, sequence, readable), 0, kv_head, readable);
 
         precise float scores[EACH];
-        for (uint index = 0; index < EACH; ++index) scores[index] = 0;
+        [[unroll]] for (uint index = 0; index < EACH; ++index) scores[index] = 0;
         barrier();
         bring(0);
         [[dont_unroll]] for (uint first = 0; first < HEAD_DIM; first += PART) {
             barrier();
-            for (uint e = 0; e < K_EACH; ++e) {
+            [[unroll]] for (uint e = 0; e < K_EACH; ++e) {
                 uint i = lane + e * LANES, key = i / (PART / 8), octet = i % (PART / 8), at = key * STRIDE + octet * 8;
                 vec4 low, high;
                 kv_octet_of(k_first[e], k_second[e], places[key], first / 8 + octet, low, high);
-                for (uint c = 0; c < 4; ++c) {
+                [[unroll]] for (uint c = 0; c < 4; ++c) {
                     keys[at + c] = low[c];
                     keys[at + 4 + c] = high[c];
                 }
             }
-            for (uint e = 0; e < Q_EACH; ++e)
+            [[unroll]] for (uint e = 0; e < Q_EACH; ++e)
                 if (lane + e * LANES < QUERIES * PART / 4) queries[lane + e * LANES] = q_next[e];
             barrier();
             if (first + PART < HEAD_DIM) bring(first + PART);
             [[dont_unroll]] for (uint i = 0; i < PART / 4; ++i) {
                 uint at = spot * STRIDE + 4 * i;
                 vec4 k = vec4(keys[at], keys[at + 1], keys[at + 2], keys[at + 3]);
-                for (uint index = 0; index < EACH; ++index) {
+                [[unroll]] for (uint index = 0; index < EACH; ++index) {
                     vec4 q = queries[(own + index) * PART / 4 + i];
                     scores[index] = fma(k.w, q.w, fma(k.z, q.z, fma(k.y, q.y, fma(k.x, q.x, scores[index]))));
                 }
             }
         }
-        for (uint index = 0; index < EACH; ++index) {
+        [[unroll]] for (uint index = 0; index < EACH; ++index) {
             uint last = position_of(own + index);
             float score = scores[index] * scale;
             if (softcap != 0.0) score = softcap * tanh_exact(score / softcap);
@@ -202,52 +202,46 @@ void main() {
         barrier();
         if (lane < QUERIES * SHARE) {
             float largest = LOWEST;
-            for (uint i = 0; i < TILE / SHARE; ++i) largest = max(largest, weights[lane * (TILE / SHARE) + i]);
+            [[unroll]] for (uint i = 0; i < TILE / SHARE; ++i) largest = max(largest, weights[lane * (TILE / SHARE) + i]);
             gathered[lane] = largest;
         }
         barrier();
-        for (uint index = 0; index < EACH; ++index) {
+        [[unroll]] for (uint index = 0; index < EACH; ++index) {
             float now = best[index];
-            for (uint i = 0; i < SHARE; ++i) now = max(now, gathered[(own + index) * SHARE + i]);
+            [[unroll]] for (uint i = 0; i < SHARE; ++i) now = max(now, gathered[(own + index) * SHARE + i]);
             float decay = exp(best[index] - now);
             best[index] = now;
             weights[(own + index) * TILE + spot] = scores[index] == LOWEST ? 0.0 : exp(scores[index] - now);
-            for (uint p = 0; p < PAIRS; ++p) outs[index * PAIRS + p] *= decay;
+            [[unroll]] for (uint p = 0; p < PAIRS; ++p) outs[index * PAIRS + p] *= decay;
         }
         barrier();
         if (lane < QUERIES * SHARE) {
             float now = share_best;
-            for (uint i = 0; i < SHARE; ++i) now = max(now, gathered[lane / SHARE * SHARE + i]);
+            [[unroll]] for (uint i = 0; i < SHARE; ++i) now = max(now, gathered[lane / SHARE * SHARE + i]);
             precise float sum = 0;
-            for (uint i = 0; i < TILE / SHARE; ++i) sum += weights[lane * (TILE / SHARE) + i];
+            [[unroll]] for (uint i = 0; i < TILE / SHARE; ++i) sum += weights[lane * (TILE / SHARE) + i];
             precise float before = share_sum * exp(share_best - now);
             share_sum = before + sum;
             share_best = now;
         }
-        uint low = (max(begin, tile) - tile) / AHEAD * AHEAD, high = min(end, tile + TILE - 1) - tile;
+        uint low = (max(begin, tile) - tile) / 4 * 4, high = min(end, tile + TILE - 1) - tile;
         uvec3 to_value = value_offset(kv);
         for (uint p = 0; p < PAIRS; ++p) {
             uint pair = p * TILE + spot;
             if (pair >= HEAD_DIM / 2) continue;
-            uvec2 coming[AHEAD];
-            for (uint i = 0; i < AHEAD; ++i) coming[i] = kv_pair_words(places[low + i] + to_value, pair);
-            [[dont_unroll]] for (uint j = low; j <= high; j += AHEAD) {
-                uvec2 words[AHEAD];
-                for (uint i = 0; i < AHEAD; ++i) words[i] = coming[i];
-                for (uint i = 0; i < AHEAD; ++i)
-                    coming[i] = kv_pair_words(places[min(j + AHEAD, TILE - AHEAD) + i] + to_value, pair);
-                for (uint i = 0; i < AHEAD; ++i) {
-                    vec2 value = kv_pair_of(words[i], places[j + i] + to_value, pair);
-                    for (uint index = 0; index < EACH; ++index) {
+            [[dont_unroll]] for (uint j = low; j <= high; j += 4) {
+                vec2 values[4];
+                for (uint i = 0; i < 4; ++i) values[i] = kv_pair(places[j + i] + to_value, pair);
+                for (uint index = 0; index < EACH; ++index)
+                    for (uint i = 0; i < 4; ++i) {
                         vec2 weight = vec2(weights[(own + index) * TILE + j + i]);
-                        outs[index * PAIRS + p] = fma(weight, value, outs[index * PAIRS + p]);
+                        outs[index * PAIRS + p] = fma(weight, values[i], outs[index * PAIRS + p]);
                     }
-                }
             }
         }
         barrier();
     }
     if (lane < QUERIES * SHARE) gathered[lane] = share_sum;
     barrier();
-    for (uint index = 0; index < EACH; ++index) flush(index, 0);
+    [[unroll]] for (uint index = 0; index < EACH; ++index) flush(index, 0);
 }

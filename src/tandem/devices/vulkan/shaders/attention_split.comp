@@ -2,6 +2,7 @@
 // is a workgroup, for HEADS query heads of one KV head. What happens to a query is what attention.comp does, tile by tile
 // of 64 positions; but LANES keys are scored at once, and values stream.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "math.glsl"
@@ -41,7 +42,7 @@ float scores[HEADS];
 
 void score(uint i, vec4 k) {
     if (i >= HEAD_DIM / 4) return;
-    for (uint h = 0; h < HEADS; ++h) {
+    [[unroll]] for (uint h = 0; h < HEADS; ++h) {
         vec4 q = queries[h * HEAD_DIM / 4 + i];
         precise float sum = fma(k.w, q.w, fma(k.z, q.z, fma(k.y, q.y, fma(k.x, q.x, scores[h]))));
         scores[h] = sum;
@@ -63,7 +64,7 @@ void main() {
     if (lane < HEADS) carried[lane] = LOWEST;
     float share_best = LOWEST, share_sum = 0;
     vec2 outs[HEADS_EACH * SPANS];
-    for (uint i = 0; i < HEADS_EACH * SPANS; ++i) outs[i] = vec2(0);
+    [[unroll]] for (uint i = 0; i < HEADS_EACH * SPANS; ++i) outs[i] = vec2(0);
     uint group = lane / PAIRS, own = group * HEADS_EACH;
     bool takes_values = SPANS > 1 || group < GROUPS && own < HEADS;
     uint tile_of_lane = lane / TILE;
@@ -74,12 +75,12 @@ void main() {
         uvec3 place = kv_place(kv, page_of(kv, sequence, readable), 0, kv_head, readable);
         barrier();
         places[lane] = place;
-        for (uint h = 0; h < HEADS; ++h) scores[h] = 0;
+        [[unroll]] for (uint h = 0; h < HEADS; ++h) scores[h] = 0;
         if (chunk + tile_of_lane * TILE <= end) {
-            for (uint i = 0; i < OCTETS; i += AT_ONCE) {
+            [[dont_unroll]] for (uint i = 0; i < OCTETS; i += AT_ONCE) {
                 uvec4 first[AT_ONCE], second[AT_ONCE];
-                for (uint e = 0; e < AT_ONCE; ++e) kv_octet_words(place, i + e, first[e], second[e]);
-                for (uint e = 0; e < AT_ONCE; ++e) {
+                [[unroll]] for (uint e = 0; e < AT_ONCE; ++e) kv_octet_words(place, i + e, first[e], second[e]);
+                [[unroll]] for (uint e = 0; e < AT_ONCE; ++e) {
                     vec4 low, high;
                     kv_octet_of(first[e], second[e], place, i + e, low, high);
                     score(2 * (i + e), low);
@@ -87,7 +88,7 @@ void main() {
                 }
             }
         }
-        for (uint h = 0; h < HEADS; ++h) {
+        [[unroll]] for (uint h = 0; h < HEADS; ++h) {
             float score = scores[h] * scale;
             if (softcap != 0.0) score = softcap * tanh_exact(score / softcap);
             scores[h] = key >= begin && key <= end ? score : LOWEST;
@@ -98,7 +99,7 @@ void main() {
         uint tiles = high / TILE + 1;
         for (uint i = lane; i < HEADS * SHARES; i += LANES) {
             float largest = LOWEST;
-            for (uint e = 0; e < TILE / SHARE; ++e) largest = max(largest, weights[i * (TILE / SHARE) + e]);
+            [[unroll]] for (uint e = 0; e < TILE / SHARE; ++e) largest = max(largest, weights[i * (TILE / SHARE) + e]);
             gathered[i] = largest;
         }
         barrier();
@@ -109,12 +110,12 @@ void main() {
             tile_best[lane] = now;
         }
         barrier();
-        for (uint h = 0; h < HEADS; ++h)
+        [[unroll]] for (uint h = 0; h < HEADS; ++h)
             weights[h * LANES + lane] = scores[h] == LOWEST ? 0.0 : exp(scores[h] - tile_best[h * TILES + tile_of_lane]);
         barrier();
         for (uint i = lane; i < HEADS * SHARES; i += LANES) {
             precise float sum = 0;
-            for (uint e = 0; e < TILE / SHARE; ++e) sum += weights[i * (TILE / SHARE) + e];
+            [[unroll]] for (uint e = 0; e < TILE / SHARE; ++e) sum += weights[i * (TILE / SHARE) + e];
             gathered[i] = sum;
         }
         if (takes_values) {
@@ -122,21 +123,21 @@ void main() {
                 uint pair = SPANS > 1 ? span * LANES + lane : lane % PAIRS;
                 if (pair >= PAIRS) break;
                 uvec2 coming[AHEAD];
-                for (uint j = 0; j < AHEAD; ++j) coming[j] = kv_pair_words(places[low + j] + to_value, pair);
-                for (uint first = low; first <= high; first += AHEAD) {
+                [[unroll]] for (uint j = 0; j < AHEAD; ++j) coming[j] = kv_pair_words(places[low + j] + to_value, pair);
+                [[dont_unroll]] for (uint first = low; first <= high; first += AHEAD) {
                     if (first == low || first % TILE == 0)
-                        for (uint i = 0; i < HEADS_EACH; ++i) {
+                        [[unroll]] for (uint i = 0; i < HEADS_EACH; ++i) {
                             uint h = min(own + i, HEADS - 1) * TILES + first / TILE;
                             float before = first / TILE == 0 ? carried[h / TILES] : tile_best[h - 1];
                             outs[i * SPANS + span] *= exp(before - tile_best[h]);
                         }
                     uvec2 words[AHEAD];
-                    for (uint j = 0; j < AHEAD; ++j) words[j] = coming[j];
-                    for (uint j = 0; j < AHEAD; ++j)
+                    [[unroll]] for (uint j = 0; j < AHEAD; ++j) words[j] = coming[j];
+                    [[unroll]] for (uint j = 0; j < AHEAD; ++j)
                         coming[j] = kv_pair_words(places[min(first + AHEAD + j, LANES - 1)] + to_value, pair);
-                    for (uint j = 0; j < AHEAD; ++j) {
+                    [[unroll]] for (uint j = 0; j < AHEAD; ++j) {
                         vec2 value = kv_pair_of(words[j], places[first + j] + to_value, pair);
-                        for (uint i = 0; i < HEADS_EACH; ++i) {
+                        [[unroll]] for (uint i = 0; i < HEADS_EACH; ++i) {
                             vec2 weight = vec2(weights[min(own + i, HEADS - 1) * LANES + first + j]);
                             outs[i * SPANS + span] = fma(weight, value, outs[i * SPANS + span]);
                         }

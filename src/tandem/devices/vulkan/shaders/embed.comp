@@ -1,6 +1,7 @@
 // hidden[row] = embedding[token of row] * scale, for the tokens whose rows are in this binding. A token below 0 is
 // the one in slot -1 - token.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "weights.glsl"

@@ -1,10 +1,13 @@
 // activation(gate) * up, for the product that follows.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "reduce.glsl"
 #include "math.glsl"
 #include "quantize.glsl"
+
+layout(constant_id = 1) const uint SPLITS = 1;  // results of the product, to be added
 
 layout(set = 0, binding = 1) readonly buffer GateUp { float gate_up[]; };
 
@@ -12,28 +15,35 @@ layout(push_constant) uniform Push {
     uint width;
     uint outputs;
     uint gelu;  // 1: GELU in its tanh form; 0: SiLU
-    uint splits;  // of the products: results to be added
-    uint split_stride;
+    uint split_stride;  // from one of the product's results to the next
 };
+
+// The elements of a quad, zero beyond the width.
+vec4 load(uint at, uint quad) {
+    vec4 values = vec4(0);
+    [[unroll]] for (uint i = 0; i < 4; ++i)
+        if (4 * quad + i < width) values[i] = gate_up[at + i];
+    return values;
+}
 
 void main() {
     uint row = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x, quad = gl_WorkGroupID.x * LANES + lane;
     if (row >= batch_rows()) return;
     uint blocks = (width + 31) / 32;
     vec4 values = vec4(0);
-    for (uint i = 0; i < 4 && 4 * quad + i < width; ++i) {
-        uint at = row * 2 * width + 4 * quad + i;
-        float gate = gate_up[at], up = gate_up[at + width];
-        for (uint split = 1; split < splits; ++split) {
-            gate += gate_up[split * split_stride + at];
-            up += gate_up[split * split_stride + at + width];
-        }
-        float activated;
+    uint first = row * 2 * width + 4 * quad;
+    vec4 gate = load(first, quad), up = load(first + width, quad);
+    [[unroll]] for (uint split = 1; split < SPLITS; ++split) {
+        gate += load(split * split_stride + first, quad);
+        up += load(split * split_stride + first + width, quad);
+    }
+    for (uint i = 0; i < 4; ++i) {
+        float x = gate[i], activated;
         if (gelu != 0)
-            activated = 0.5 * gate * (1.0 + tanh_exact(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)));
+            activated = 0.5 * x * (1.0 + tanh_exact(0.7978845608028654 * (x + 0.044715 * x * x * x)));
         else
-            activated = gate / (1.0 + exp(min(-gate, 88.0)));
-        values[i] = activated * up;
+            activated = x / (1.0 + exp(min(-x, 88.0)));
+        values[i] = activated * up[i];
     }
     float scale = store_quad(outputs, row, quad, blocks, values);
     if ((outputs & AS_BYTES) == 0) return;

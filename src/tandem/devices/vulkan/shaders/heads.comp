@@ -1,5 +1,6 @@
 // One head of one row after the Q/K/V products: bias, QK-norm, rope; queries stay, keys and values go to their page.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "reduce.glsl"
@@ -8,6 +9,8 @@
 
 layout(set = 0, binding = 1) buffer Qkv { float qkv[]; };
 layout(set = 0, binding = 2) readonly buffer Vectors { float vectors[]; };
+
+layout(constant_id = 4) const uint SPLITS = 1;  // results of the products, to be added
 
 const uint NONE = 0xffffffffu;
 
@@ -22,8 +25,7 @@ layout(push_constant) uniform Push {
     uint frequencies_at;
     uint rope_dims;       // 0: no rope
     uint interleaved;
-    uint splits;          // of the products: results to be added
-    uint split_stride;
+    uint split_stride;    // from one of the products' results to the next
 };
 
 shared float head[HEAD_DIM];
@@ -37,7 +39,7 @@ void main() {
 
     for (uint i = lane; i < HEAD_DIM; i += LANES) {
         float element = qkv[at + i];
-        for (uint split = 1; split < splits; ++split) element += qkv[split * split_stride + at + i];
+        [[unroll]] for (uint split = 1; split < SPLITS; ++split) element += qkv[split * split_stride + at + i];
         if (bias_at != NONE) element += vectors[bias_at + index * HEAD_DIM + i];
         head[i] = element;
     }

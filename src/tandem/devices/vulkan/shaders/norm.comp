@@ -2,13 +2,15 @@
 // product that follows. The parts are the results of one product, or the partials of slices, in order; either half may be
 // left out. A lane holds its elements in registers from beginning to end.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "reduce.glsl"
 #include "quantize.glsl"
 
 layout(constant_id = 1) const uint EACH = 1;  // quads of a lane
-layout(constant_id = 2) const bool WHOLE = true;  // Everything begins and ends at whole quads.
+layout(constant_id = 2) const bool WHOLE = true;  // everything begins and ends at whole quads
+layout(constant_id = 3) const uint COUNT = 0;  // parts; 0: nothing is added
 
 layout(set = 0, binding = 1) buffer Hidden { float hidden[]; };
 layout(set = 0, binding = 1) buffer Hidden4 { vec4 hidden4[]; };
@@ -23,7 +25,6 @@ const uint NONE = 0xffffffffu;
 
 layout(push_constant) uniform Push {
     uint width;
-    uint count;         // of parts; 0: nothing is added
     uint part_stride;
     uint bias_at;       // or NONE
     uint post_norm_at;  // or NONE
@@ -59,23 +60,23 @@ void main() {
     uint blocks = (width + 31) / 32, first = row * width;
 
     vec4 values[EACH];
-    for (uint i = 0; i < EACH; ++i) values[i] = load_hidden(first, i * LANES + lane);
-    if (count != 0) {
+    [[unroll]] for (uint i = 0; i < EACH; ++i) values[i] = load_hidden(first, i * LANES + lane);
+    if (COUNT != 0) {
         vec4 added[EACH];
-        for (uint i = 0; i < EACH; ++i) added[i] = load_parts(first, i * LANES + lane);
-        for (uint part = 1; part < count; ++part)
-            for (uint i = 0; i < EACH; ++i) added[i] += load_parts(part * part_stride + first, i * LANES + lane);
+        [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = load_parts(first, i * LANES + lane);
+        [[unroll]] for (uint part = 1; part < COUNT; ++part)
+            [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] += load_parts(part * part_stride + first, i * LANES + lane);
         if (bias_at != NONE)
-            for (uint i = 0; i < EACH; ++i) added[i] += load_vectors(bias_at, i * LANES + lane);
+            [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] += load_vectors(bias_at, i * LANES + lane);
         if (post_norm_at != NONE) {
             vec4 scales[EACH];
-            for (uint i = 0; i < EACH; ++i) scales[i] = load_vectors(post_norm_at, i * LANES + lane);
+            [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_vectors(post_norm_at, i * LANES + lane);
             precise float squares = 0;
-            for (uint i = 0; i < EACH; ++i) squares += squares_of(added[i]);
+            [[unroll]] for (uint i = 0; i < EACH; ++i) squares += squares_of(added[i]);
             float root = sqrt(workgroup_sum(squares) / float(width) + post_eps);
-            for (uint i = 0; i < EACH; ++i) added[i] = added[i] / root * scales[i];
+            [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = added[i] / root * scales[i];
         }
-        for (uint i = 0; i < EACH; ++i) {
+        [[unroll]] for (uint i = 0; i < EACH; ++i) {
             values[i] += added[i];
             uint quad = i * LANES + lane;
             if (WHOLE) {
@@ -88,12 +89,12 @@ void main() {
     if (weight_at == NONE) return;
 
     vec4 scales[EACH];
-    for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(weight_at, i * LANES + lane);
+    [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(weight_at, i * LANES + lane);
     precise float squares = 0;
-    for (uint i = 0; i < EACH; ++i) squares += squares_of(values[i]);
+    [[unroll]] for (uint i = 0; i < EACH; ++i) squares += squares_of(values[i]);
     float root = sqrt(workgroup_sum(squares) / float(width) + eps);
     float bound = 0;
-    for (uint i = 0; i < EACH; ++i)
+    [[unroll]] for (uint i = 0; i < EACH; ++i)
         bound = max(bound, store_quad(outputs, index, i * LANES + lane, blocks, values[i] / root * scales[i]));
     if ((outputs & AS_BYTES) == 0) return;
     bound = workgroup_max(bound);

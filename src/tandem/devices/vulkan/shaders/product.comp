@@ -1,5 +1,6 @@
 // y = W x in float32, for any W.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "weights.glsl"
@@ -16,21 +17,21 @@ void main() {
     if (first >= count) return;
 
     precise vec4 sums[OUTPUTS][ROWS];
-    for (uint o = 0; o < OUTPUTS; ++o)
-        for (uint r = 0; r < ROWS; ++r) sums[o][r] = vec4(0);
+    [[unroll]] for (uint o = 0; o < OUTPUTS; ++o)
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[o][r] = vec4(0);
     for (uint block = lane % SHARE; block < blocks; block += SHARE) {
-        for (uint o = 0; o < OUTPUTS; ++o) {
+        [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
             vec4 w[8];
             unpack_block(min(index + o * GROUP, outputs - 1) * row_words, block, blocks, w);
-            for (uint r = 0; r < ROWS; ++r) {
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
                 uint at = min(first + r, count - 1) * x_stride + block * 8;
-                for (uint i = 0; i < 8; ++i) sums[o][r] = fma(w[i], x[at + i], sums[o][r]);
+                [[unroll]] for (uint i = 0; i < 8; ++i) sums[o][r] = fma(w[i], x[at + i], sums[o][r]);
             }
         }
     }
-    for (uint o = 0; o < OUTPUTS; ++o) {
+    [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
         float folded[ROWS];
-        for (uint r = 0; r < ROWS; ++r) {
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             precise float sum = (sums[o][r].x + sums[o][r].y) + (sums[o][r].z + sums[o][r].w);
             folded[r] = sum;
         }

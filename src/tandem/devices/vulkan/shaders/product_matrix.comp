@@ -4,6 +4,7 @@
 // near 2^12: whatever the residual stream holds, nothing overflows float16, and what is 2^26 times smaller is still a
 // normal number.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_cooperative_matrix : require
@@ -67,7 +68,7 @@ void main() {
     uvec4 x_quads[X_EACH * X_QUADS];
     uint x_scale[X_EACH];
     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> sums[ROW_TILES * OUTPUT_TILES];
-    for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i)
+    [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i)
         sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
     uint row_part = gl_SubgroupID / BESIDE * (ROWS / ABOVE), output_part = gl_SubgroupID % BESIDE * (OUTPUTS / BESIDE);
 
@@ -75,11 +76,11 @@ void main() {
     for (uint first = begin; first < end + BLOCKS; first += BLOCKS) {
         if (first > begin) {
             barrier();
-            for (uint e = 0; e < W_EACH; ++e) {
+            [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
                 uint item = lane + e * LANES, block = first - BLOCKS + item % BLOCKS, at = item / BLOCKS * STRIDE + item % BLOCKS * 8;
                 if (item >= OUTPUTS * BLOCKS) break;
                 if (TYPE == F16) {
-                    for (uint i = 0; i < 8; ++i) {
+                    [[unroll]] for (uint i = 0; i < 8; ++i) {
                         uvec4 eight = w_quads[e * W_QUADS + i / 2];
                         uvec2 four = block < end ? (i % 2 == 0 ? eight.xy : eight.zw) : uvec2(0);
                         w_tile[at + i] = f16vec4(unpackFloat2x16(four.x), unpackFloat2x16(four.y));
@@ -89,50 +90,50 @@ void main() {
                 vec4 wide = block < end ? factors_of(w_scales[e], block) : vec4(0);
                 f16vec4 factors = f16vec4(wide);
                 if (TYPE == Q8_0) {
-                    for (uint i = 0; i < 8; ++i) {
+                    [[unroll]] for (uint i = 0; i < 8; ++i) {
                         uint word = w_quads[e * W_QUADS + i / 4][i % 4] ^ 0x80808080u;
                         w_tile[at + i] = (halves_of(word) - 1152.0hf) * factors.x;
                     }
                 } else {
                     uvec4 low, high;
                     join_bits(w_quads[e * W_QUADS], w_high[e], low, high);
-                    for (uint i = 0; i < 4; ++i) {
+                    [[unroll]] for (uint i = 0; i < 4; ++i) {
                         w_tile[at + i] = fma(halves_of(low[i]) - 1024.0hf, factors.xxxx, factors.yyyy);
                         w_tile[at + 4 + i] = fma(halves_of(high[i]) - 1024.0hf, factors.zzzz, factors.wwww);
                     }
                 }
             }
-            for (uint e = 0; e < X_EACH; ++e) {
+            [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
                 uint item = x_lane + e * LANES, row = item / BLOCKS, at = row * STRIDE + item % BLOCKS * 8;
                 if (item >= ROWS * BLOCKS) break;
                 float factor = row_factor[row];
                 if (TYPE == F16) {
-                    for (uint i = 0; i < 8; ++i)
+                    [[unroll]] for (uint i = 0; i < 8; ++i)
                         x_tile[at + i] = f16vec4(uintBitsToFloat(x_quads[e * X_QUADS + i]) * factor);
                 } else {
                     f16vec4 scale = f16vec4(f16vec2(uintBitsToFloat(x_scale[e]) * factor).xxxx);
-                    for (uint i = 0; i < 8; ++i)
+                    [[unroll]] for (uint i = 0; i < 8; ++i)
                         x_tile[at + i] = (halves_of(x_quads[e * X_QUADS + i / 4][i % 4] ^ 0x80808080u) - 1152.0hf) * scale;
                 }
             }
             barrier();
         }
         if (first < end) {
-            for (uint e = 0; e < W_EACH; ++e) {
+            [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
                 uint item = lane + e * LANES, block = min(first + item % BLOCKS, end - 1);
                 uint row = min(corner.y + item / BLOCKS, outputs - 1) * row_words;
-                for (uint i = 0; i < W_QUADS; ++i) w_quads[e * W_QUADS + i] = quads[row / 4 + block * W_QUADS + i];
+                [[unroll]] for (uint i = 0; i < W_QUADS; ++i) w_quads[e * W_QUADS + i] = quads[row / 4 + block * W_QUADS + i];
                 w_scales[e] = scale_words(row, block, blocks);
                 w_high[e] = high_words(row, block, blocks);
             }
-            for (uint e = 0; e < X_EACH; ++e) {
+            [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
                 uint item = x_lane + e * LANES, block = min(first + item % BLOCKS, end - 1);
                 uint row = row_at(corner.x + item / BLOCKS);
                 if (TYPE == F16) {
-                    for (uint i = 0; i < X_QUADS; ++i)
+                    [[unroll]] for (uint i = 0; i < X_QUADS; ++i)
                         x_quads[e * X_QUADS + i] = floatBitsToUint(x[(row * blocks + block) * 8 + i]);
                 } else {
-                    for (uint i = 0; i < 2; ++i) x_quads[e * X_QUADS + i] = q4[row * x_stride / 4 + block * 2 + i];
+                    [[unroll]] for (uint i = 0; i < 2; ++i) x_quads[e * X_QUADS + i] = q4[row * x_stride / 4 + block * 2 + i];
                     x_scale[e] = q[row * x_stride + blocks * 8 + block * 2];
                 }
             }
@@ -148,14 +149,14 @@ void main() {
             }
             continue;
         }
-        for (uint k = 0; k < PART; k += K) {
+        [[unroll]] for (uint k = 0; k < PART; k += K) {
             coopmat<float16_t, gl_ScopeSubgroup, M, K, gl_MatrixUseA> a[ROW_TILES];
-            for (uint r = 0; r < ROW_TILES; ++r)
+            [[unroll]] for (uint r = 0; r < ROW_TILES; ++r)
                 coopMatLoad(a[r], x_tile, (row_part + r * M) * STRIDE + k / 4, STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-            for (uint o = 0; o < OUTPUT_TILES; ++o) {
+            [[unroll]] for (uint o = 0; o < OUTPUT_TILES; ++o) {
                 coopmat<float16_t, gl_ScopeSubgroup, K, N, gl_MatrixUseB> b;
                 coopMatLoad(b, w_tile, (output_part + o * N) * STRIDE + k / 4, STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
-                for (uint r = 0; r < ROW_TILES; ++r)
+                [[unroll]] for (uint r = 0; r < ROW_TILES; ++r)
                     sums[r * OUTPUT_TILES + o] = coopMatMulAdd(a[r], b, sums[r * OUTPUT_TILES + o]);
             }
         }
@@ -163,7 +164,7 @@ void main() {
     barrier();
     // Each subgroup hands its own tiles around.
     uint scratch = gl_SubgroupID * M * N;
-    for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
+    [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
         subgroupBarrier();
         coopMatStore(sums[i], result, scratch, N, gl_CooperativeMatrixLayoutRowMajor);
         subgroupBarrier();

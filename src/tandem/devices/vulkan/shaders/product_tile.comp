@@ -1,6 +1,7 @@
 // product_int.comp for many rows: a workgroup of 16 x 16 lanes makes 64 outputs of 64 rows, whose weights and activations
 // it keeps in shared memory two blocks at a time. Each output adds its blocks in order.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_spirv_intrinsics : require
 #include "step.glsl"
@@ -34,8 +35,8 @@ void main() {
     uvec4 low = uvec4(0), high = uvec4(0);
     vec4 factors = vec4(0);
     float sums[EACH][EACH];
-    for (uint o = 0; o < EACH; ++o)
-        for (uint r = 0; r < EACH; ++r) sums[o][r] = 0;
+    [[unroll]] for (uint o = 0; o < EACH; ++o)
+        [[unroll]] for (uint r = 0; r < EACH; ++r) sums[o][r] = 0;
     uint o0 = lane % SIDE, r0 = lane / SIDE;
 
     for (uint first = 0; first < blocks + STEP; first += STEP) {
@@ -67,26 +68,26 @@ void main() {
             factors = vec4(0);
         }
         if (first == 0) continue;
-        for (uint b = 0; b < STEP; ++b) {
+        [[unroll]] for (uint b = 0; b < STEP; ++b) {
             uvec4 x_low[EACH], x_high[EACH];
             vec4 x_factor[EACH];
-            for (uint r = 0; r < EACH; ++r) {
+            [[unroll]] for (uint r = 0; r < EACH; ++r) {
                 uint at = b * TILE + r0 + r * SIDE;
                 x_low[r] = x_bytes[at];
                 x_high[r] = x_bytes[ITEMS + at];
                 x_factor[r] = x_factors[at];
             }
-            for (uint o = 0; o < EACH; ++o) {
+            [[unroll]] for (uint o = 0; o < EACH; ++o) {
                 uint at = b * TILE + o0 + o * SIDE;
                 uvec4 w_low = w_bytes[at], w_high = w_bytes[ITEMS + at];
                 vec4 w_factor = w_factors[at];
-                for (uint r = 0; r < EACH; ++r) {
+                [[unroll]] for (uint r = 0; r < EACH; ++r) {
                     int d0 = dot_quad(w_low, x_low[r]), d1 = dot_quad(w_high, x_high[r]);
                     sums[o][r] = fma(x_factor[r].x, block_value(d0, d1, w_factor, ivec2(x_factor[r].yz)), sums[o][r]);
                 }
             }
         }
     }
-    for (uint r = 0; r < EACH; ++r)
-        for (uint o = 0; o < EACH; ++o) store(corner.x + r0 + r * SIDE, count, corner.y + o0 + o * SIDE, sums[o][r]);
+    [[unroll]] for (uint r = 0; r < EACH; ++r)
+        [[unroll]] for (uint o = 0; o < EACH; ++o) store(corner.x + r0 + r * SIDE, count, corner.y + o0 + o * SIDE, sums[o][r]);
 }

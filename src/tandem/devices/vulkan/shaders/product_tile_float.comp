@@ -28,17 +28,17 @@ void main() {
     uint w_row = min(corner.y + at_row, outputs - 1) * row_words, x_row = min(corner.x + at_row, count - 1) * x_stride;
     uint o0 = lane % SIDE * EACH, r0 = lane / SIDE * EACH;
     float sums[EACH][EACH];
-    for (uint o = 0; o < EACH; ++o)
-        for (uint r = 0; r < EACH; ++r) sums[o][r] = 0;
+    [[unroll]] for (uint o = 0; o < EACH; ++o)
+        [[unroll]] for (uint r = 0; r < EACH; ++r) sums[o][r] = 0;
 
     for (uint block = 0; block < blocks; ++block) {
         vec4 v[4];
         if (brings_weights)
             unpack_half(w_row, block, blocks, at_part, v);
         else
-            for (uint i = 0; i < 4; ++i) v[i] = x[x_row + block * 8 + at_part * 4 + i];
+            [[unroll]] for (uint i = 0; i < 4; ++i) v[i] = x[x_row + block * 8 + at_part * 4 + i];
         barrier();
-        for (uint i = 0; i < 16; ++i) {
+        [[unroll]] for (uint i = 0; i < 16; ++i) {
             uint at = (at_part * 16 + i) * TILE + at_row;
             if (brings_weights)
                 w_tile[at] = v[i / 4][i % 4];
@@ -48,12 +48,12 @@ void main() {
         barrier();
         [[dont_unroll]] for (uint k = 0; k < PART; ++k) {
             float w[EACH], a[EACH];
-            for (uint i = 0; i < EACH; ++i) w[i] = w_tile[k * TILE + o0 + i];
-            for (uint i = 0; i < EACH; ++i) a[i] = x_tile[k * TILE + r0 + i];
-            for (uint o = 0; o < EACH; ++o)
-                for (uint r = 0; r < EACH; ++r) sums[o][r] = fma(w[o], a[r], sums[o][r]);
+            [[unroll]] for (uint i = 0; i < EACH; ++i) w[i] = w_tile[k * TILE + o0 + i];
+            [[unroll]] for (uint i = 0; i < EACH; ++i) a[i] = x_tile[k * TILE + r0 + i];
+            [[unroll]] for (uint o = 0; o < EACH; ++o)
+                [[unroll]] for (uint r = 0; r < EACH; ++r) sums[o][r] = fma(w[o], a[r], sums[o][r]);
         }
     }
-    for (uint r = 0; r < EACH; ++r)
-        for (uint o = 0; o < EACH; ++o) store(corner.x + r0 + r, count, corner.y + o0 + o, sums[o][r]);
+    [[unroll]] for (uint r = 0; r < EACH; ++r)
+        [[unroll]] for (uint o = 0; o < EACH; ++o) store(corner.x + r0 + r, count, corner.y + o0 + o, sums[o][r]);
 }

@@ -11,11 +11,11 @@ shared float parts[LANES * ROWS];
 
 void add_up_and_store(float sums[ROWS], uint first, uint count, uint index) {
     uint lane = gl_LocalInvocationID.x, part = lane % SHARE;
-    for (uint r = 0; r < ROWS; ++r) parts[r * LANES + lane] = sums[r];
-    for (uint width = SHARE / 2; width > 0; width /= 2) {
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) parts[r * LANES + lane] = sums[r];
+    [[unroll]] for (uint width = SHARE / 2; width > 0; width /= 2) {
         barrier();
         if (part < width)
-            for (uint r = 0; r < ROWS; ++r) parts[r * LANES + lane] += parts[r * LANES + lane + width];
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) parts[r * LANES + lane] += parts[r * LANES + lane + width];
     }
     barrier();
     // Each of these lanes stores some of the rows.

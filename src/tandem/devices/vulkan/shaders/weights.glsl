@@ -75,7 +75,7 @@ uvec2 high_of(uvec2 bits, uint w) {
 void join_bits(uvec4 packed, uvec2 bits, out uvec4 low, out uvec4 high) {
     low = packed & 0x0f0f0f0fu;
     high = packed >> 4 & 0x0f0f0f0fu;
-    for (uint w = 0; w < 4; ++w) {
+    [[unroll]] for (uint w = 0; w < 4; ++w) {
         uvec2 above = high_of(bits, w);
         low[w] |= above.x;
         high[w] |= above.y;
@@ -96,21 +96,21 @@ void unpack_16bit(uvec4 q, out vec4 first, out vec4 second) {
 // The 32 values of one block; `row` is the row's first word, a multiple of 4.
 void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
     if (TYPE == F32) {
-        for (uint i = 0; i < 8; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + i]);
+        [[unroll]] for (uint i = 0; i < 8; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + i]);
     } else if (TYPE == F16 || TYPE == BF16) {
-        for (uint i = 0; i < 4; ++i) unpack_16bit(quads[row / 4 + block * 4 + i], v[2 * i], v[2 * i + 1]);
+        [[unroll]] for (uint i = 0; i < 4; ++i) unpack_16bit(quads[row / 4 + block * 4 + i], v[2 * i], v[2 * i + 1]);
     } else {
         vec4 factors = block_factors(row, block, blocks);
         if (TYPE == Q8_0) {
             uvec4 low = quads[row / 4 + block * 2], high = quads[row / 4 + block * 2 + 1];
-            for (uint i = 0; i < 4; ++i) {
+            [[unroll]] for (uint i = 0; i < 4; ++i) {
                 v[i] = signed_bytes(low[i]) * factors.x;
                 v[i + 4] = signed_bytes(high[i]) * factors.x;
             }
         } else if (HAS_NIBBLES) {
             uvec4 q = quads[row / 4 + block];
             uvec2 bits = high_words(row, block, blocks);
-            for (uint w = 0; w < 4; ++w) {
+            [[unroll]] for (uint w = 0; w < 4; ++w) {
                 uvec2 high = high_of(bits, w);
                 v[w] = unsigned_bytes((q[w] & 0x0f0f0f0fu) | high.x) * factors.x + factors.y;
                 v[w + 4] = unsigned_bytes((q[w] >> 4 & 0x0f0f0f0fu) | high.y) * factors.z + factors.w;
@@ -122,18 +122,18 @@ void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
 // Half of what `unpack_block` gives: elements 16 * part and on.
 void unpack_half(uint row, uint block, uint blocks, uint part, out vec4 v[4]) {
     if (TYPE == F32) {
-        for (uint i = 0; i < 4; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + part * 4 + i]);
+        [[unroll]] for (uint i = 0; i < 4; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + part * 4 + i]);
         return;
     }
     if (TYPE == F16 || TYPE == BF16) {
-        for (uint i = 0; i < 2; ++i) unpack_16bit(quads[row / 4 + block * 4 + part * 2 + i], v[2 * i], v[2 * i + 1]);
+        [[unroll]] for (uint i = 0; i < 2; ++i) unpack_16bit(quads[row / 4 + block * 4 + part * 2 + i], v[2 * i], v[2 * i + 1]);
         return;
     }
     vec4 factors = block_factors(row, block, blocks);
     vec2 factor = part == 0 ? factors.xy : factors.zw;
     uvec4 q = quads[row / 4 + (TYPE == Q8_0 ? block * 2 + part : block)];
     uvec2 bits = high_words(row, block, blocks);
-    for (uint w = 0; w < 4; ++w) {
+    [[unroll]] for (uint w = 0; w < 4; ++w) {
         if (TYPE == Q8_0) {
             v[w] = signed_bytes(q[w]) * factor.x;
         } else {
