@@ -38,7 +38,7 @@ HEAD_DIMS = (64, 128, 256)
 WAVE = 64
 
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
-CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix", "norm"), 128)
+CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix", "norm", "attention_split"), 128)
 # Float16 weights bring float32 activations in registers; 168 let 4 waves of wave64 share a SIMD.
 CEILINGS["product_matrix"] = 168
 # Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
