@@ -14,7 +14,7 @@ from devices.runner import Runner, aligned_zeros
 from devices.vulkan.conftest import Open
 from devices.vulkan.support import bundled, whole
 from tandem._native import Timeline
-from tandem.devices.base import Event, KVGroupSpec, StepBuffers
+from tandem.devices.base import Event, KVGroupSpec, ProgramPlan, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.spec import FFNSpec, HeadSpec, NormSpec
 from tandem.devices.vulkan import VulkanDevice, memory, queue
@@ -151,13 +151,13 @@ def test_a_broken_driver_file(tmp_path: Path) -> None:
 def test_what_one_binding_cannot_hold_is_refused_by_the_plan(opened: Open) -> None:
     device = opened(storage_range=128 << 20)
     head = HeadSpec(vocab=262_144, hidden=64, norm=NormSpec(1e-6))
-    assert device.plan_workspace([head], rows=256, samples=128) > 0
+    assert device.plan_workspace([ProgramPlan((head,), 256)], samples=128) > 0
     message = (
         r"a step's logits lie in one binding, which holds 134,217,728 bytes on this GPU: 128 rows of 262,144 tokens,"
     )
     with pytest.raises(DeviceError, match=message + " and 129 are asked for; choose fewer sequences"):
-        device.plan_workspace([head], rows=256, samples=129)
+        device.plan_workspace([ProgramPlan((head,), 256)], samples=129)
     ffn = FFNSpec(0, 64, 21_504, "silu", NormSpec(1e-6))
-    assert device.plan_workspace([ffn], rows=512, samples=1) > 0
+    assert device.plan_workspace([ProgramPlan((ffn,), 512)], samples=1) > 0
     with pytest.raises(DeviceError, match=r"2048 rows needs 352,321,536 bytes of scratch \(gate_up\) in one binding"):
-        device.plan_workspace([ffn], rows=2048, samples=1)
+        device.plan_workspace([ProgramPlan((ffn,), 2048)], samples=1)
