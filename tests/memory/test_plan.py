@@ -146,6 +146,13 @@ def test_devices_with_memory_of_their_own_are_counted_apart() -> None:
     assert "on the host" in plan.table()
 
 
+def test_lanes_of_one_gpu_share_its_memory() -> None:
+    devices = {"gpu": Scale(host_mapped=False), "gpu/1": Scale(host_mapped=False)}
+    plan = planner(("gpu",) * 5 + ("gpu/1",) * 5, devices).plan(Limits(1024, 4, 64), 4096)
+    assert plan.by_memory()["gpu"] == sum(device.own for device in plan.devices)
+    assert set(plan.by_memory()) == {"host", "gpu"}
+
+
 def test_a_device_that_reaches_a_part_of_the_hosts_memory_is_kept_within_it() -> None:
     limits = Limits(context=4096, sequences=8, rows=256)
     budget = {"host": 1 << 40, "a": 40 * MIB}

@@ -149,5 +149,6 @@ def test_with_micro_batches_the_head_runs_once() -> None:
 
 
 def test_an_unknown_device_is_said() -> None:
-    with pytest.raises(DeviceError, match="'tpu' is not known; there are: cpu, ref"):
-        open_device("tpu")
+    for name in ("tpu", "cpu:1", "vulkan:", "vulkan:x", "vulkan:0/0", "vulkan:0/", "vulkan/1", "ref:0"):
+        with pytest.raises(DeviceError, match=f"'{name}' is not known; there are: cpu, ref"):
+            open_device(name)

@@ -223,7 +223,7 @@ def _device_budgets(devices: Mapping[str, Device]) -> dict[str, int]:
     """Bytes that each device reaches: what is free of its own memory, less a little for what its driver takes; or, of a
     GPU that shares the host's, what its driver lets it have.
     """
-    spaces = {name: device.info.memory[0] for name, device in devices.items()}
+    spaces = {name.partition("/")[0]: device.info.memory[0] for name, device in devices.items()}
     return {
         name: max(0, space.bytes_free - min(_HEADROOM, space.bytes_free // 16))
         for name, space in spaces.items()

@@ -112,7 +112,9 @@ class MemoryPlan:
         """
         spaces = {"host": self.staging + self.sampler}
         for device in self.devices:
-            spaces[device.device] = device.own
+            # Lanes of one GPU share its memory.
+            name = device.device.partition("/")[0]
+            spaces[name] = spaces.get(name, 0) + device.own
             spaces["host"] += device.host + (device.own if device.memory == "host" else 0)
         return spaces
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -70,15 +71,18 @@ def _cpu_name() -> str:
 
 
 def open_device(name: str, *, threads: int | None = None, deterministic: bool = True) -> Device:
-    """`cpu`, `ref` or `vulkan:N` (plain `vulkan` is the first). threads: for the CPU, None takes all that this process
-    may use. deterministic: for Vulkan; the others are so anyway. Raises DeviceError.
+    """`cpu`, `ref` or `vulkan:N` (plain `vulkan` is the first); `vulkan:N/L`, with L from 1, is one more lane of it.
+
+    threads: for the CPU, None takes all that this process may use. deterministic: for Vulkan; the others are so anyway.
+    Raises DeviceError.
     """
-    kind, colon, number = name.partition(":")
-    numbered = kind == "vulkan" and number.isascii() and number.isdigit()
-    if kind not in _MODULES or (colon and not numbered):
+    match = re.fullmatch(r"(cpu|ref|vulkan)|vulkan:([0-9]+)(?:/([1-9][0-9]*))?", name)
+    if match is None:
         raise DeviceError(
-            f"device {name!r} is not known; there are: cpu, ref, vulkan:N (N as `tandem devices` numbers)"
+            f"device {name!r} is not known; there are: cpu, ref, vulkan:N (N as `tandem devices` numbers), and "
+            "vulkan:N/1 for a second lane of that GPU"
         )
+    kind, index, lane = match[1] or "vulkan", int(match[2] or 0), int(match[3] or 0)
     module: ModuleType = import_module(_MODULES[kind])
     device: Device
     match kind:
@@ -87,5 +91,5 @@ def open_device(name: str, *, threads: int | None = None, deterministic: bool = 
         case "ref":
             device = module.RefDevice()
         case _:
-            device = module.VulkanDevice(int(number or 0), deterministic=deterministic)
+            device = module.VulkanDevice(index, lane=lane, deterministic=deterministic)
     return device

@@ -57,10 +57,10 @@ def test_results_do_not_depend_on_batch_chunks_or_cache() -> None:
 def test_attention_and_ffn_on_different_devices() -> None:
     greedy = SamplingParams(max_tokens=8, temperature=0.0)
     texts = []
-    for placement in ("cpu", "attn=vulkan:0,ffn=cpu", "attn=cpu,ffn=vulkan:0"):
+    for placement in ("cpu", "attn=vulkan:0,ffn=cpu", "attn=cpu,ffn=vulkan:0,m=2", "ffn=vulkan:0+vulkan:0/1,ratio=0.5"):
         with LLM(TINY, placement=placement, threads=1, max_sequences=3, context=64) as model:
             texts.append([output.outputs[0].text for output in model.generate(PROMPTS, greedy)])
-    assert texts[0] == texts[1] == texts[2]
+    assert all(text == texts[0] for text in texts)
 
 
 def test_the_commands() -> None:

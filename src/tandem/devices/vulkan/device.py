@@ -56,8 +56,8 @@ class Mask:
 
 
 class VulkanDevice:
-    """index: the device's number in `tandem devices`. deterministic: a sequence's results are bitwise the same alone
-    and in any batch; without it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits.
+    """index: the device's number in `tandem devices`. lane: 0, or the number of another logical device of the same GPU,
+    with a queue of its own. deterministic: a sequence's results are bitwise the same alone and in any batch; without it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits.
     Raises DeviceError where there is no such device, or it lacks what our shaders need.
     """
 
@@ -65,11 +65,12 @@ class VulkanDevice:
         self,
         index: int = 0,
         *,
+        lane: int = 0,
         deterministic: bool = True,
         mask: Mask | None = None,
         instance: Instance | None = None,
     ) -> None:
-        name = f"vulkan:{index}"
+        name = f"vulkan:{index}/{lane}" if lane else f"vulkan:{index}"
         instance = instance or shared_instance()
         found = probe_all(instance)
         if not 0 <= index < len(found):
@@ -78,16 +79,16 @@ class VulkanDevice:
         gpu = (mask or Mask()).apply(found[index])
         context = Context(instance, gpu, name)
         memory = Memory(context)
-        lane = Lane(name)
+        worker = Lane(name)
         self._context = context
         kernels = _kernels(gpu, deterministic)
         self._machine = Machine(
             context,
             memory,
             Pipelines(context),
-            Workspace(memory, lane, resident=not gpu.unified, splits=kernels.matrices),
+            Workspace(memory, worker, resident=not gpu.unified, splits=kernels.matrices),
             SharedArrays(memory),
-            lane,
+            worker,
             kernels,
         )
         self._matrices: WeakValueDictionary[tuple[tuple[int, int], ...], Matrix] = WeakValueDictionary()
