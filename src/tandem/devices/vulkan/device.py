@@ -57,7 +57,8 @@ class Mask:
 
 class VulkanDevice:
     """index: the device's number in `tandem devices`. lane: 0, or the number of another logical device of the same GPU,
-    with a queue of its own. deterministic: a sequence's results are bitwise the same alone and in any batch; without it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits.
+    with a queue of its own. deterministic: a sequence's results are bitwise the same alone and in any batch; without
+    it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits.
     Raises DeviceError where there is no such device, or it lacks what our shaders need.
     """
 
