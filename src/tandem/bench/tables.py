@@ -140,6 +140,43 @@ def replay_table(result: dict[str, Any]) -> str:
     )
 
 
+def serve_table(result: dict[str, Any]) -> str:
+    """Percentiles of what a server's users saw, and what the client cost."""
+    seen, server, load = result["serve"], result["server"], result["load"]
+    lines = [["", "p50", "p90", "p99", "mean", "largest"]]
+    for name, key, scale in (
+        ("TTFT, ms", "ttft_s", 1e3),
+        ("ITL, ms", "itl_s", 1e3),
+        ("whole request, s", "request_s", 1.0),
+        ("sent late, ms", "late_s", 1e3),
+    ):
+        if (spread := seen[key]) is not None:
+            values = [spread[of] * scale for of in ("p50", "p90", "p99", "mean", "max")]
+            lines.append([name, *(f"{value:,.0f}" if value >= 100 else f"{value:,.2f}" for value in values)])
+    how = (
+        f"{load['concurrency']} at once" if load["concurrency"]
+        else f"{load['rate']:g} a second" if load["rate"]
+        else f"arrivals of {load['trace']} at {load['speed']:g} x speed"
+    )  # fmt: skip
+    cpu = seen["client_cpu_us_per_token"]
+    failures = [
+        f"failed: {count:,} x {kind} ({seen['failure_examples'][kind]})" for kind, count in seen["failures"].items()
+    ]
+    return "\n".join(
+        [
+            f"{server['model']} at {server['url']}, {server['api']}; {how}, at most {seen['most_at_once']} running",
+            f"{seen['completed']:,} of {seen['requests']:,} requests in {seen['seconds']:,.1f} s: "
+            f"{seen['new_tokens_per_s']:,.1f} new tokens/s, {seen['tokens_per_s']:,.1f} with prompts, "
+            f"{seen['requests_per_s']:,.2f} requests/s; tokens as the {seen['tokens_counted_by']} counts them",
+            f"the client took {seen['client_cpu_s']:.2f} s of CPU"
+            + ("" if cpu is None else f", {cpu:,.0f} us a token"),
+            *failures,
+            "",
+            columns(lines),
+        ]
+    )
+
+
 def kernels_table(result: dict[str, Any]) -> str:
     """One block of lines per kernel and shape, one line per type and number of rows."""
     measured = [f"{when + ':':8}{Ceilings(**ceilings)}" for when, ceilings in result["ceilings"].items()]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tandem.cli import bench_serve
+from tandem.cli.bench_output import PlotFile, ResultFile, check_outputs, finish, header, progress
 from tandem.cli.options import DeviceOptions, EngineOptions, Model
 from tandem.cli.placing import Devices, open_site, said
 from tandem.errors import BenchError
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "throughput"
 _EXAMPLES = {2: "6912x1152", 3: "16x8x128"}
-
-ResultFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write everything to this file.", show_default=False)
-]
-PlotFile = Annotated[
-    Path | None,
-    typer.Option("--plot", metavar="FILE.png", help="Draw it (needs matplotlib).", show_default=False),
-]
 
 
 class BenchGroup(TyperGroup):
@@ -72,13 +64,13 @@ def throughput(
     from tandem.models.open import model_spec
 
     workload = _workload(what, batch, depth, prompt_tokens, new_tokens, rounds, rows)
-    _check_outputs(json, plot)
+    check_outputs(json, plot)
     checkpoint = _open(model)
     config = workload.engine_config(model_spec(checkpoint), **dataclasses.asdict(engine))
-    header = _header()
+    begin = header()
     with open_subject(checkpoint, config) as subject:
-        result = {**header, **run_throughput(subject, workload, _progress("measurement"))}
-    _finish(result, throughput_table, plot_throughput, json, plot)
+        result = {**begin, **run_throughput(subject, workload, progress("measurement"))}
+    finish(result, throughput_table, plot_throughput, json, plot)
 
 
 def replay(
@@ -108,22 +100,22 @@ def replay(
     if not 0 < speed < float("inf"):
         raise BenchError(f"--speed {speed:g} is not possible; give a number above 0")
     whole = read_trace(trace)
-    _check_outputs(json, plot)
+    check_outputs(json, plot)
     checkpoint = _open(model)
     config = EngineConfig(
         **dataclasses.asdict(engine), max_sequences=sequences, rows=max(EngineConfig().rows, sequences)
     )
-    header = _header()
+    begin = header()
     with open_subject(checkpoint, config) as subject:
         scaled, factor = scale_trace(whole, subject.plan.limits.context)
-        seen = bench.replay(subject.engine, scaled[:requests], speed=speed, progress=_progress("request"))
+        seen = bench.replay(subject.engine, scaled[:requests], speed=speed, progress=progress("request"))
         result = {
-            **header,
+            **begin,
             **subject.to_json(),
             "trace": {"file": trace.name, "requests": len(whole), "length_factor": factor, "speed": speed},
             "replay": seen.to_json(),
         }
-    _finish(result, replay_table, plot_replay, json, plot)
+    finish(result, replay_table, plot_replay, json, plot)
 
 
 def kernels(
@@ -161,9 +153,9 @@ def kernels(
         threads=threads,
         isa=os.environ.get("TANDEM_CPU_ISA", ""),
     )
-    _check_outputs(json, plot)
-    result = {**_header(), **run_kernels(work, _progress("group"))}
-    _finish(result, kernels_table, plot_kernels, json, plot)
+    check_outputs(json, plot)
+    result = {**header(), **run_kernels(work, progress("group"))}
+    finish(result, kernels_table, plot_kernels, json, plot)
 
 
 def profile(
@@ -187,16 +179,16 @@ def profile(
     from tandem.models.open import model_spec
 
     workload = _workload(what, batch, depth, prompt_tokens, new_tokens, rounds=1)
-    _check_outputs(json, None, trace)
+    check_outputs(json, None, trace)
     checkpoint = _open(model)
     config = workload.engine_config(model_spec(checkpoint), **dataclasses.asdict(engine))
-    header = _header()
+    begin = header()
     ceilings = measure_ceilings(model_spec(checkpoint), config)
     with open_subject(checkpoint, config) as subject:
-        found, steps = run_profile(subject, workload, ceilings, _progress("measurement"))
+        found, steps = run_profile(subject, workload, ceilings, progress("measurement"))
     if trace is not None:
         write_trace(trace, steps)
-    _finish({**header, **found}, profile_table, None, json, None)
+    finish({**begin, **found}, profile_table, None, json, None)
 
 
 def ladder(
@@ -216,13 +208,13 @@ def ladder(
     from tandem.engine.placing import obtain_profile, with_config
     from tandem.pipeline.workload import Workload
 
-    _check_outputs(json, None)
+    check_outputs(json, None)
     workload = Workload(batch, prompt, new, max(256, batch))
     site = open_site(model, None, devices, engine)
     site = with_config(site, workload_config(workload, site.spec, site.config))
-    header = _header()
+    begin = header()
     profile, _ = obtain_profile(site, say=said())
-    result = {**header, **run_ladder(site, profile, workload, said())}
+    result = {**begin, **run_ladder(site, profile, workload, said())}
     if json is not None:
         write_result(json, result)
     print(ladder_table(result))
@@ -232,6 +224,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     DEFAULT: throughput,
     "profile": profile,
     "replay": replay,
+    "serve": bench_serve.serve,
     "kernels": kernels,
     "ladder": ladder,
 }
@@ -280,52 +273,3 @@ def _open(model: str | None) -> Checkpoint:
     from tandem.weights.open import open_checkpoint
 
     return open_checkpoint(BUNDLED_MODEL if model is None else model)
-
-
-def _check_outputs(result: Path | None, plot: Path | None, trace: Path | None = None) -> None:
-    """What could not be written in the end is refused before anything is measured."""
-    if plot is not None:
-        from tandem.bench.plot import require_matplotlib
-
-        require_matplotlib()
-    for path in (result, plot, trace):
-        if path is None:
-            continue
-        folder = path.parent
-        if not folder.is_dir() or path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-            raise BenchError(f"{path} cannot be written; give a file in a folder that exists and is yours")
-
-
-def _header() -> dict[str, Any]:
-    from tandem.bench.report import run_header, source_checkout
-
-    return run_header(source_checkout(), shlex.join(["tandem", *sys.argv[1:]]))
-
-
-def _progress(noun: str) -> Callable[[int, int], None] | None:
-    """A line on stderr, where somebody watches it."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        end = "\r\033[K" if done == total else ""
-        print(f"\r{noun} {done:,} of {total:,}{end}", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _finish(
-    result: dict[str, Any],
-    table: Callable[[dict[str, Any]], str],
-    draw: Callable[[dict[str, Any], Path], None] | None,
-    json: Path | None,
-    plot: Path | None,
-) -> None:
-    from tandem.bench.report import write_result
-    from tandem.bench.tables import header_lines
-
-    if json is not None:
-        write_result(json, result)
-    if plot is not None and draw is not None:
-        draw(result, plot)
-    print(f"{header_lines(result)}\n\n{table(result)}")
