@@ -35,7 +35,7 @@ def test_only_what_is_asked_for(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "prefill" not in done.stdout.split("depth 0")[1]
     written = json.loads((tmp_path / "result.json").read_text())
-    assert all(entry.keys() == {"depth", "batch", "decode"} for entry in written["results"])
+    assert all(entry.keys() == {"depth", "batch", "decode", "lanes"} for entry in written["results"])
 
 
 def test_replay(tmp_path: Path) -> None:
