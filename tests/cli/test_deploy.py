@@ -46,7 +46,9 @@ def test_the_unit_and_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert tandem(*arguments, "--config", config, "--threads", 1, "--yes").exit_code == 0
     unit, settings = tmp_path / "etc/systemd/system/stories.service", tmp_path / "etc/tandem/stories.toml"
     assert "--port 9000 --config /etc/tandem/stories.toml" in unit.read_text()
-    assert read_configuration(settings, {}).values == {"context": 64, "threads": 1, "max_sequences": 32}
+    found = read_configuration(settings, {}).values
+    # A placement is written also where it was chosen: the unit lets the service reach its devices alone.
+    assert found == {"placement": "cpu", "context": 64, "threads": 1, "max_sequences": 32}
     assert stat.S_IMODE(unit.stat().st_mode) == 0o644
 
 

@@ -48,13 +48,14 @@ def deploy(
 
     if not _NAME.fullmatch(name):
         raise DeployError(f"{name!r} names no service: lower-case letters, digits and hyphens, a letter first")
-    path, plan = _dry_run(model, engine, max_sequences)
+    path, plan, placement = _dry_run(model, engine, max_sequences)
     if check:
         _check(host, port, api_key_file, plan, engine.threads)
         return
     usual = asdict(EngineOptions())
     settings = {key: value for key, value in asdict(engine).items() if value != usual[key]}
-    settings |= {"context": plan.limits.context, "max_sequences": max_sequences}
+    # What is chosen here is what the unit lets the service reach: it must not choose again.
+    settings |= {"placement": placement, "context": plan.limits.context, "max_sequences": max_sequences}
     service = _service(name, path, host, port, plan, settings, api_key_file, user)
     _look_at_machine(service, must_work=kind == "systemd")
     print(plan.table(), end="\n\n")
@@ -73,16 +74,20 @@ def deploy(
         print(f"warning: whoever reaches {host}:{port} may use it; --api-key-file asks for a key", file=sys.stderr)
 
 
-def _dry_run(model: str, engine: EngineOptions, max_sequences: int) -> tuple[Path, MemoryPlan]:
-    """The model's local path, and what the server would plan for it."""
+def _dry_run(model: str, engine: EngineOptions, max_sequences: int) -> tuple[Path, MemoryPlan, str]:
+    """The model's local path, what the server would plan for it, and the placement, also where `auto` chose it."""
     from tandem.engine.build import EngineConfig, plan_engine
+    from tandem.models.load import block_weights
+    from tandem.pipeline.notation import format_placement
     from tandem.weights.open import open_checkpoint
 
     checkpoint = open_checkpoint(model)
     rows = max(EngineConfig().rows, max_sequences)
     planned = plan_engine(checkpoint, EngineConfig(**asdict(engine), max_sequences=max_sequences, rows=rows))
     planned.close()
-    return checkpoint.path.absolute(), planned.plan
+    spec = planned.spec
+    placement = format_placement(planned.placement, spec, lambda i: block_weights(checkpoint, spec, i))
+    return checkpoint.path.absolute(), planned.plan, placement
 
 
 def _service(
