@@ -17,7 +17,7 @@ from tandem.llm import BUNDLED_MODEL
 
 pytestmark = pytest.mark.slow
 
-GUIDES = ("docs/quick-start.md", "docs/user-guide.md", "docs/memory-on-apus.md")
+GUIDES = ("docs/quick-start.md", "docs/user-guide.md", "docs/memory-on-apus.md", "docs/optimization.md")
 
 
 def blocks(language: str) -> list[str]:
