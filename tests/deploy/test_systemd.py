@@ -22,8 +22,8 @@ def unit_of(**more: object) -> dict[str, str]:
 def test_what_it_runs_and_may() -> None:
     unit = unit_of()
     words = unit["ExecStart"].split()
-    assert words[:4] == ["/usr/bin/env", "-m", "tandem", "serve"]
-    assert words[5:] == ["--host", "127.0.0.1", "--port", "8000", "--config", "/etc/tandem/stories.toml"]
+    assert words[:5] == ["/usr/bin/env", "-P", "-m", "tandem", "serve"]
+    assert words[6:] == ["--host", "127.0.0.1", "--port", "8000", "--config", "/etc/tandem/stories.toml"]
     assert unit["PrivateDevices"] == "yes"
     assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == ""
     limit = int(unit["MemoryMax"].removesuffix("M")) << 20

@@ -27,6 +27,7 @@ def _unit(service: Service, config: str) -> str:
     key = None if service.api_key_file is None else f"%d/{_CREDENTIAL}"
     words = [
         str(service.python),
+        "-P",  # nothing is imported from the working directory, which the service may write
         "-m",
         "tandem",
         *arguments(str(service.model), service.host, service.port, config, None),
