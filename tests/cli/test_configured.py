@@ -41,6 +41,8 @@ def test_the_command_line_names_another_model(tmp_path: Path) -> None:
     for command in (["plan-memory"], ["inspect"], ["run", "x"]):
         assert "/nowhere/model.gguf" in error_of(tandem(*command, "--config", file))
         assert tandem(*command[:1], "--config", file, "-m", BUNDLED_MODEL, "--context", 32, *command[1:]).exit_code == 0
+    # `serve` takes several models: the setting is one of them, whole.
+    assert "no model at /nowhere/model.gguf;" in error_of(tandem("serve", "--config", file))
     assert tandem("plan-memory", BUNDLED_MODEL, "--config", file).exit_code == 0
     both = tandem("plan-memory", BUNDLED_MODEL, "-m", BUNDLED_MODEL, "--config", file)
     assert "give the model once" in error_of(both)
