@@ -26,8 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from tandem._native import Scorer
+from tandem.bench.perplexity import cut_windows
 from tandem.bench.report import Summary, run_header, write_result
-from tandem.bench.validate import Validation
+from tandem.bench.validate import Reading, distance, read_windows
+from tandem.devices.cpu.threads import default_threads
 from tandem.engine.build import EngineConfig
 from tandem.engine.sampling_params import SamplingParams
 from tandem.llm import LLM
@@ -138,34 +141,34 @@ def memory(sources: list[Path], type: str, threads: int, scratch: Path) -> dict[
     return result
 
 
-def recipes(model: Path, types: list[str], text: Path, window: int, repeats: int, scratch: Path) -> dict[str, Any]:
+def recipes(
+    model: Path, start: Path | None, types: list[str], text: Path, window: int, repeats: int, scratch: Path
+) -> dict[str, Any]:
     """Size, perplexity, distance from the unquantized weights and decode speed of one sequence, by recipe."""
     result: dict[str, Any] = {"model": model.name, "text": text.name, "window": window, "recipes": {}}
     source, words = open_checkpoint(model), text.read_text(encoding="utf-8")
     files = {"unquantized": model} | {type: scratch / f"{type}.gguf" for type in types}
     for type in types:
-        quantize_model(source, files[type], named_recipe(type))
+        quantize_model(open_checkpoint(start) if start else source, files[type], named_recipe(type))
     speeds: dict[str, list[float]] = {type: [] for type in files}
     params = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True)
     for _ in range(repeats):
         for type, path in files.items():
             with LLM(path, max_sequences=1) as llm:
-                start = time.perf_counter()
+                began = time.perf_counter()
                 llm.generate("Once", params)
-                speeds[type].append(128 / (time.perf_counter() - start))
+                speeds[type].append(128 / (time.perf_counter() - began))
+    config, scorer = EngineConfig(), Scorer(default_threads())
+    windows = cut_windows(source, words, window)
+    whole: Reading | None = None
     for type, path in files.items():
-        facts: dict[str, Any] = {"tokens_per_second": Summary.of(speeds[type]).to_json()}
-        if type == "unquantized":
-            facts["bytes"] = sum(tensor.nbytes for tensor in source.tensors.values())
-        else:
-            validation = Validation(
-                open_checkpoint(path), EngineConfig(), ["cpu"], source, words, length=window, windows=1000
-            )
-            checks = validation.run(lambda check: None)
-            facts |= {"bytes": path.stat().st_size} | checks[-1].figures
-            result["recipes"]["unquantized"]["perplexity"] = facts.pop("perplexity_unquantized")
-        result["recipes"][type] = facts
-        print(type, facts, flush=True)
+        found = read_windows(open_checkpoint(path), config, windows, scorer, together=4)
+        whole = whole or found
+        kl, top1 = distance(whole, found, scorer)
+        size = sum(tensor.nbytes for tensor in source.tensors.values()) if path == model else path.stat().st_size
+        facts = {"bytes": size, "perplexity": found.perplexity, "kl": kl, "top1": top1}
+        result["recipes"][type] = facts | {"tokens_per_second": Summary.of(speeds[type]).to_json()}
+        print(type, facts, Summary.of(speeds[type]), flush=True)
     return result
 
 
@@ -189,6 +192,7 @@ def main() -> None:
             command.add_argument("--repeats", type=int, default=2)
     table = commands.add_parser("recipes")
     table.add_argument("model", type=Path, help="a folder with unquantized weights")
+    table.add_argument("--source", type=Path, help="a GGUF file to quantize instead of the folder")
     table.add_argument("--types", nargs="+", required=True)
     table.add_argument("--text", type=Path, required=True)
     table.add_argument("--window", type=int, default=256)
@@ -210,7 +214,15 @@ def main() -> None:
                 Path(scratch),
             )
         elif options.command == "recipes":
-            result = recipes(options.model, options.types, options.text, options.window, options.repeats, Path(scratch))
+            result = recipes(
+                options.model,
+                options.source,
+                options.types,
+                options.text,
+                options.window,
+                options.repeats,
+                Path(scratch),
+            )
         else:
             result = memory(options.sources, options.types[0], options.threads, Path(scratch))
     if options.out:

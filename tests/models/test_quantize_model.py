@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,13 @@ import pytest
 
 from models.cases import CASES
 from models.tiny import weights, write_gguf, write_hf
-from tandem.errors import ModelFileError
+from tandem.errors import ModelFileError, UnsupportedModelError
 from tandem.llm import BUNDLED_MODEL
+from tandem.models.gguf_export import _tokenizer_metadata
 from tandem.models.quantize import Quantized, quantize_model
 from tandem.models.recipes import named_recipe
+from tandem.text.pretokenizers import SPLITTINGS, splitting
+from tandem.weights.checkpoint import Checkpoint
 from tandem.weights.dequantize import dequantize
 from tandem.weights.gguf import read_gguf, read_stored_metadata
 from tandem.weights.open import open_checkpoint
@@ -71,6 +75,38 @@ def test_a_folder_becomes_what_the_reference_converter_makes_of_it(case, tmp_pat
         assert np.array_equal(dequantize(tensor), dequantize(expected[name])), name
 
 
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "tekken"])
+def test_a_byte_level_tokenizer_keeps_its_way_of_splitting(name: str, tmp_path: Path) -> None:
+    pieces = [chr(33 + i) for i in range(94)] + ["\u0120", "\u010a", "he", "\u0120he", "12"]
+    split = SPLITTINGS[name]
+    document = {
+        "model": {
+            "type": "BPE", "vocab": {piece: id for id, piece in enumerate(pieces)},
+            "ignore_merges": split.ignore_merges, "merges": ["h e", "\u0120 he", "1 2"],
+        },
+        "added_tokens": [{"id": len(pieces), "content": "<end>", "special": True}],
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                *(
+                    {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+                    for pattern in split.patterns
+                ),
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "decoder": {"type": "ByteLevel"},
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    checkpoint = Checkpoint(tmp_path, "safetensors", {}, {}, files={"tokenizer_config.json": {"eos_token": "<end>"}})
+    metadata = _tokenizer_metadata(checkpoint)
+    assert splitting(str(metadata["tokenizer.ggml.pre"])) == split
+    document["pre_tokenizer"] = {"type": "Whitespace"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(UnsupportedModelError, match=r"no name of GGUF.s for how this tokenizer splits a text"):
+        _tokenizer_metadata(checkpoint)
+
+
 def test_parts_become_one_file(tmp_path: Path) -> None:
     source = tmp_path / "model-00001-of-00001.gguf"
     shutil.copy(BUNDLED_MODEL, source)
@@ -102,7 +138,7 @@ def test_damaged_weights_leave_nothing_behind(tmp_path: Path) -> None:
 PROGRAM = """
 import sys, resource, time
 from pathlib import Path
-from tandem.errors import ModelFileError
+from tandem.errors import ModelFileError, UnsupportedModelError
 from tandem.models.quantize import quantize_model
 from tandem.models.recipes import named_recipe
 from tandem.weights.open import open_checkpoint

@@ -58,7 +58,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Reading:
     """What a placement gave for all rows, in one order whatever was read together."""
 
     logits: Floats
@@ -68,6 +68,26 @@ class _Read:
     @property
     def perplexity(self) -> float:
         return math.exp(float(self.nll.mean()))
+
+
+def read_windows(
+    checkpoint: Checkpoint, config: EngineConfig, windows: Sequence[Sequence[int]], scorer: Scorer, *, together: int
+) -> Reading:
+    """The second halves of the windows, all of one length."""
+    logits: dict[int, list[Floats]] = {number: [] for number in range(len(windows))}
+    targets: dict[int, list[Any]] = {number: [] for number in range(len(windows))}
+    length = len(windows[0])
+    with Teacher(checkpoint, config, length=length, together=together) as teacher:
+        for forced in teacher.read(windows, length // 2):
+            for number in np.unique(forced.windows):
+                mine = forced.windows == number
+                logits[number].append(forced.logits[mine])
+                targets[number].append(forced.targets[mine])
+    rows = np.concatenate([part for parts in logits.values() for part in parts])
+    wanted = np.concatenate([part for parts in targets.values() for part in parts])
+    nll, top = np.empty(len(rows), np.float64), np.empty(len(rows), np.int32)
+    scorer.score(rows, wanted, nll, top)
+    return Reading(rows, nll, top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +118,11 @@ class Validation:
         rows = max(1, _KEPT_BYTES // (4 * spec.vocab * (self.length // 2)))
         windows = cut_windows(self.checkpoint, self.text, self.length, min(self.windows, rows))
         scorer = Scorer(self.config.threads or default_threads())
-        base: tuple[str, _Read] | None = None
+        base: tuple[str, Reading] | None = None
         for placement in (REFERENCE, *(p for p in self.placements if p != REFERENCE)):
             try:
-                found = self._read(self.checkpoint, placement, windows, scorer, together=len(windows))
-                alone = self._read(self.checkpoint, placement, windows[:1], scorer, together=1)
+                found = self._read_on(self.checkpoint, placement, windows, scorer, together=len(windows))
+                alone = self._read_on(self.checkpoint, placement, windows[:1], scorer, together=1)
             except (DeviceError, MemoryPlanError, UnsupportedModelError) as refusal:
                 yield Check(placement, "runs", None, f"not run: {refusal}", {})
                 continue
@@ -118,23 +138,10 @@ class Validation:
         if self.against is not None:
             yield self._fidelity(self.against, windows, scorer)
 
-    def _read(
+    def _read_on(
         self, checkpoint: Checkpoint, placement: str, windows: Sequence[Sequence[int]], scorer: Scorer, *, together: int
-    ) -> _Read:
-        config = replace(self.config, placement=placement)
-        logits: dict[int, list[Floats]] = {number: [] for number in range(len(windows))}
-        targets: dict[int, list[Any]] = {number: [] for number in range(len(windows))}
-        with Teacher(checkpoint, config, length=self.length, together=together) as teacher:
-            for forced in teacher.read(windows, self.length // 2):
-                for number in np.unique(forced.windows):
-                    mine = forced.windows == number
-                    logits[number].append(forced.logits[mine])
-                    targets[number].append(forced.targets[mine])
-        rows = np.concatenate([part for parts in logits.values() for part in parts])
-        wanted = np.concatenate([part for parts in targets.values() for part in parts])
-        nll, top = np.empty(len(rows), np.float64), np.empty(len(rows), np.int32)
-        scorer.score(rows, wanted, nll, top)
-        return _Read(rows, nll, top)
+    ) -> Reading:
+        return read_windows(checkpoint, replace(self.config, placement=placement), windows, scorer, together=together)
 
     def _fidelity(self, against: Checkpoint, windows: Sequence[Sequence[int]], scorer: Scorer) -> Check:
         """The model against its unquantized weights, both on the first placement that is not the reference."""
@@ -146,10 +153,10 @@ class Validation:
                 "compare a model with the weights that it was made from"
             )
         whole, quantized = (
-            self._read(checkpoint, placement, windows, scorer, together=len(windows))
+            self._read_on(checkpoint, placement, windows, scorer, together=len(windows))
             for checkpoint in (against, self.checkpoint)
         )
-        kl, same = _compare(whole, quantized, scorer)
+        kl, same = distance(whole, quantized, scorer)
         figures = {
             "kl": kl,
             "top1": same,
@@ -164,14 +171,14 @@ class Validation:
         return Check(placement, "unquantized weights", None if limit is None else kl <= limit, detail, figures)
 
 
-def _compare(p: _Read, q: _Read, scorer: Scorer) -> tuple[float, float]:
+def distance(p: Reading, q: Reading, scorer: Scorer) -> tuple[float, float]:
     """Mean KL in nats, and the share of rows whose likeliest token is the same."""
     divergence = np.empty(len(p.logits), np.float64)
     scorer.diverge(p.logits, q.logits, divergence)
     return float(divergence.mean()), float((p.top == q.top).mean())
 
 
-def _finite(placement: str, read: _Read) -> Check:
+def _finite(placement: str, read: Reading) -> Check:
     finite = bool(np.isfinite(read.logits).all())
     return Check(
         placement,
@@ -182,9 +189,9 @@ def _finite(placement: str, read: _Read) -> Check:
     )
 
 
-def _agreement(placement: str, base: tuple[str, _Read], read: _Read, scorer: Scorer) -> Iterator[Check]:
+def _agreement(placement: str, base: tuple[str, Reading], read: Reading, scorer: Scorer) -> Iterator[Check]:
     name, other = base
-    kl, same = _compare(other, read, scorer)
+    kl, same = distance(other, read, scorer)
     largest = float(np.abs(other.logits - read.logits).max())
     yield Check(
         placement,
@@ -206,7 +213,7 @@ def _agreement(placement: str, base: tuple[str, _Read], read: _Read, scorer: Sco
     )
 
 
-def _invariance(placement: str, together: _Read, alone: _Read) -> Check:
+def _invariance(placement: str, together: Reading, alone: Reading) -> Check:
     same = np.array_equal(together.logits[: len(alone.logits)], alone.logits)
     return Check(
         placement,

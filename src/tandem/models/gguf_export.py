@@ -15,6 +15,7 @@ from tandem.errors import ModelFileError, UnsupportedModelError
 from tandem.models.names import GGUF_NAMES, GGUF_ROPE_FACTORS, block_kind
 from tandem.models.registry import find_architecture
 from tandem.models.spec import ModelSpec
+from tandem.text.pretokenizers import splitting_name
 from tandem.weights.checkpoint import Checkpoint
 from tandem.weights.dequantize import dequantize
 from tandem.weights.gguf_writer import Value
@@ -23,7 +24,6 @@ from tandem.weights.tensor import Tensor, TensorType
 
 # `tokenizer.ggml.token_type`
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
-_GPT2_SPLIT = {"type": "ByteLevel", "use_regex": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +131,18 @@ def _sampling_metadata(generation: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def _tokenizer_metadata(checkpoint: Checkpoint) -> dict[str, Value]:
-    """Byte-level BPE with GPT-2's split, from `tokenizer.json`."""
+    """Byte-level BPE, from `tokenizer.json`."""
     path = checkpoint.path / "tokenizer.json"
     try:
         source = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path}: the tokenizer cannot be read: {error}") from None
-    split = source.get("pre_tokenizer") or {}
-    if source["model"]["type"] != "BPE" or {key: split.get(key) for key in _GPT2_SPLIT} != _GPT2_SPLIT:
-        raise UnsupportedModelError(f"{path}: only byte-level BPE with GPT-2's split can be written to GGUF")
+    split = splitting_name(source)
+    if source["model"]["type"] != "BPE" or split is None:
+        raise UnsupportedModelError(
+            f"{path}: Tandem knows no name of GGUF's for how this tokenizer splits a text; take the model's "
+            "GGUF file in bf16 or f16"
+        )
     pieces = {id: piece for piece, id in source["model"]["vocab"].items()}
     types = dict.fromkeys(pieces, _NORMAL)
     for token in source["added_tokens"]:
@@ -150,7 +153,7 @@ def _tokenizer_metadata(checkpoint: Checkpoint) -> dict[str, Value]:
     ids = {piece: id for id, piece in pieces.items()}
     values: dict[str, Value] = {
         "model": "gpt2",
-        "pre": "gpt-2",
+        "pre": split,
         "tokens": [pieces[id] for id in range(len(pieces))],
         "token_type": np.array([types[id] for id in range(len(pieces))], np.int32),
         "merges": merges,

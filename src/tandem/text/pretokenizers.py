@@ -6,7 +6,9 @@ Each pattern is the one that the model's authors published in their tokenizer; t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Regex, pre_tokenizers
 
@@ -89,3 +91,23 @@ def splitting(name: str) -> Splitting:
         raise UnsupportedModelError(
             f"the pre-tokenizer {name!r} (tokenizer.ggml.pre) is not supported; Tandem knows {', '.join(SPLITTINGS)}"
         ) from None
+
+
+def splitting_name(document: Mapping[str, Any]) -> str | None:
+    """The name for how a `tokenizer.json` splits byte-level text; None where none of the names says the same."""
+    root = document.get("pre_tokenizer") or {}
+    steps = root.get("pretokenizers", []) if root.get("type") == "Sequence" else [root]
+    if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
+        return None
+    patterns = []
+    for step in steps[:-1]:
+        pattern = (step.get("pattern") or {}).get("Regex")
+        if step.get("type") != "Split" or step.get("behavior") != "Isolated" or step.get("invert") or pattern is None:
+            return None
+        patterns.append(pattern)
+    if steps[-1].get("use_regex", True):
+        patterns.append(_GPT2)
+    ignore_merges = bool(document["model"].get("ignore_merges", False))
+    return next(
+        (n for n, s in SPLITTINGS.items() if s.patterns == tuple(patterns) and s.ignore_merges == ignore_merges), None
+    )
