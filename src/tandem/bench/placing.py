@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from tandem.engine.request import Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import BenchError
 from tandem.memory.plan import PAGE_SIZE
-from tandem.memory.system import format_bytes
+from tandem.memory.system import available_bytes, format_bytes
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.cost_model import Prediction
 from tandem.pipeline.planner import Candidate, choose_measured, to_verify
@@ -87,18 +87,70 @@ def workload_config(workload: Workload, spec: ModelSpec, base: EngineConfig) -> 
     )  # fmt: skip
 
 
+def measure_placements(
+    checkpoint: Checkpoint, config: EngineConfig, workload: Workload, placements: Sequence[str], *,
+    rounds: int = _ROUNDS, say: Callable[[str], None] | None = None,
+) -> dict[str, Measured]:  # fmt: skip
+    """Loads the model for each placement, runs the workload once to warm up and `rounds` times to measure, in turns, so
+    that whatever else happens on the machine happens to all of them. Where they do not fit the memory at once, one
+    after another. Raises what loading does.
+    """
+    configs = [replace(config, placement=each) for each in placements]
+    groups = [configs] if _fit_at_once(checkpoint, configs) else [[each] for each in configs]
+    found: dict[str, Measured] = {}
+    for group in groups:
+        with ExitStack() as stack:
+            trials = []
+            for each in group:
+                if say is not None:
+                    say(f"running {each.placement}")
+                trials.append(_Trial(stack.enter_context(loaded(checkpoint, each)), workload))
+            for turn in range(rounds):
+                for trial in reversed(trials) if turn % 2 else trials:
+                    trial.run()
+            found |= {each.placement: trial.measured() for each, trial in zip(group, trials, strict=True)}
+    return found
+
+
 def measure_placement(
     checkpoint: Checkpoint, config: EngineConfig, workload: Workload, placement: str, *, rounds: int = _ROUNDS
 ) -> Measured:
-    """Loads the model, runs the workload once to warm up and `rounds` times to measure. Raises what loading does."""
-    with loaded(checkpoint, replace(config, placement=placement)) as engine:
+    """One alone."""
+    return measure_placements(checkpoint, config, workload, [placement], rounds=rounds)[placement]
+
+
+class _Trial:
+    """An engine that runs a workload again and again; the first time to warm up, and to note its steps."""
+
+    def __init__(self, engine: Engine, workload: Workload) -> None:
+        self._engine, self._workload = engine, workload
         executor = engine.executor
         executor.profile = []
         run_workload(engine, workload)
-        steps, executor.profile = executor.profile, None
-        before = executor.times.copy()
-        runs = [run_workload(engine, workload) for _ in range(rounds)]
-        return Measured.of(runs, workload, executor.times.since(before), steps)
+        self._steps, executor.profile = executor.profile, None
+        self._before = executor.times.copy()
+        self._runs: list[Run] = []
+
+    def run(self) -> None:
+        self._runs.append(run_workload(self._engine, self._workload))
+
+    def measured(self) -> Measured:
+        times = self._engine.executor.times.since(self._before)
+        return Measured.of(self._runs, self._workload, times, self._steps)
+
+
+def _fit_at_once(checkpoint: Checkpoint, configs: Sequence[EngineConfig]) -> bool:
+    """Whether engines of all of them can be loaded at the same time, by their plans; half of what is free is left."""
+    needed: dict[str, int] = {}
+    free: dict[str, int] = {"host": available_bytes()}
+    for config in configs:
+        planned = plan_engine(checkpoint, config)
+        for space, size in planned.plan.by_memory().items():
+            needed[space] = needed.get(space, 0) + size
+        for name, device in planned.devices.items():
+            free[name] = device.info.memory[0].bytes_free
+        planned.close()
+    return all(size <= free.get(space, size) // 2 for space, size in needed.items())
 
 
 @contextmanager
@@ -164,13 +216,8 @@ def plan_workload(
     with site.devices() as devices:
         candidates = predict_site(site, profile, workload, devices, placements)
     verify = [each for each in candidates if each.plan is not None] if placements else to_verify(candidates)
-    measured: dict[str, Measured] = {}
-    for candidate in (verify or to_verify(candidates)) if run else ():
-        if say is not None:
-            say(f"running {candidate.text}")
-        measured[candidate.text] = measure_placement(
-            site.checkpoint, site.config, workload, candidate.text, rounds=rounds
-        )
+    texts = [each.text for each in verify or to_verify(candidates)] if run else []
+    measured = measure_placements(site.checkpoint, site.config, workload, texts, rounds=rounds, say=say)
     ran = [(each, measured[each.text].tokens_per_s) for each in candidates if each.text in measured]
     chosen = choose_measured(ran) if ran else to_verify(candidates)[0]
     if ran and not placements:
