@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from paths import SHARED
+from pipeline.profiles import TINY
 from tandem.bench.placing import outcome_table, plan_workload, verdict, workload_config
 from tandem.devices.vulkan.facts import describe_gpus
 from tandem.engine.build import EngineConfig
 from tandem.engine.placing import find_site, obtain_profile, with_config
 from tandem.models.open import model_spec
 from tandem.pipeline.devices import described
-from tandem.pipeline.probe import QUICK
 from tandem.pipeline.workload import Workload
 from tandem.weights.open import open_checkpoint
 
@@ -29,7 +29,7 @@ def test_cpu_and_a_software_device_choose_one(tmp_path: Path, monkeypatch: pytes
     workload = Workload(batch=4, prompt=8, new=4, rows=32)
     site = find_site(checkpoint, spec, EngineConfig(), described(["cpu", "vulkan:0"]))
     site = with_config(site, workload_config(workload, spec, site.config))
-    profile, _ = obtain_profile(site, QUICK)
+    profile, _ = obtain_profile(site, TINY)
     outcome = plan_workload(site, profile, workload, rounds=1)
     assert outcome.chosen.single
     assert "nothing is to be won by splitting here" in verdict(outcome)
