@@ -11,6 +11,7 @@ from paths import SHARED
 from tandem.engine.build import EngineConfig
 from tandem.engine.placing import find_site, obtain_profile
 from tandem.models.open import model_spec
+from tandem.pipeline.probe import _without_spikes
 from tandem.pipeline.profile import BlockProfile, Curve, Profile, block_key, constant, read_kept, write_kept
 from tandem.weights.open import open_checkpoint
 
@@ -86,3 +87,9 @@ def test_measured_once_and_again_when_damaged(tmp_path: Path) -> None:
     # Another driver is another machine.
     other = find_site(checkpoint, model_spec(checkpoint), EngineConfig(threads=1), {**names, "cpu": "another CPU"})
     assert other.path("profile", tmp_path) != path
+
+
+def test_a_busy_moment_leaves_no_spike() -> None:
+    """Far slower than with more rows is the machine; a little slower may be another kernel."""
+    curve = _without_spikes([(1.0, 2.0), (2.0, 50.0), (4.0, 5.0), (8.0, 4.5), (16.0, 9.0)])
+    assert curve.values == (2.0, 4.5, 5.0, 4.5, 9.0)

@@ -34,6 +34,7 @@ _CHAIN = 16
 _MANY = 64
 _MOST_TOGETHER = 500
 _TOGETHER_ROUNDS = 3
+_SPIKE = 1.3
 _MOST_BLOCKS = 32
 _READ_BYTES = 256 << 20
 
@@ -223,7 +224,7 @@ class _Probe:
         if len(found) == 1 and found[0][0] < max(rows):
             # The first point was too long already: in proportion from there on.
             found.append((2 * found[0][0], 2 * found[0][1]))
-        return Curve(tuple(at for at, _ in found), tuple(value for _, value in found))
+        return _without_spikes(found)
 
     def _context(
         self, rig: BlockRig, spec: AttentionSpec, seconds: Curve, program: Curve
@@ -263,6 +264,18 @@ class _Probe:
             if short * rig.blocks > patience.longest:
                 break
         return _optional(decode), _optional(chunk), _optional(prefill)
+
+
+def _without_spikes(points: Sequence[tuple[float, float]]) -> Curve:
+    """More rows may take a little less where another kernel takes over; where they take far less, the machine was busy
+    with something else before.
+    """
+    values = [value for _, value in points]
+    for i in range(len(values) - 2, -1, -1):
+        least = min(values[i + 1 :])
+        if values[i] > _SPIKE * least:
+            values[i] = least
+    return Curve(tuple(at for at, _ in points), tuple(values))
 
 
 def _optional(points: Sequence[tuple[float, float]]) -> Curve | None:
