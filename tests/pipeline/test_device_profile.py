@@ -11,6 +11,7 @@ from paths import SHARED
 from tandem.engine.build import EngineConfig
 from tandem.engine.placing import find_site, obtain_profile
 from tandem.models.open import model_spec
+from tandem.pipeline import probe
 from tandem.pipeline.probe import _without_spikes
 from tandem.pipeline.profile import BlockProfile, Curve, Profile, block_key, constant, read_kept, write_kept
 from tandem.weights.open import open_checkpoint
@@ -93,3 +94,22 @@ def test_a_busy_moment_leaves_no_spike() -> None:
     """Far slower than with more rows is the machine; a little slower may be another kernel."""
     curve = _without_spikes([(1.0, 2.0), (2.0, 50.0), (4.0, 5.0), (8.0, 4.5), (16.0, 9.0)])
     assert curve.values == (2.0, 4.5, 5.0, 4.5, 9.0)
+
+
+class _Timed:
+    """Stands for a rig: a device whose block takes so long."""
+
+    def __init__(self, device: float, loadables: object, rows: int) -> None:
+        self._seconds = device
+
+    def batch(self, sequences: int, rows: int, length: int) -> int:
+        return sequences
+
+    def time_queued(self, batch: int, patience: object) -> float:
+        return self._seconds if batch == 1 else 2 * self._seconds if self._seconds < 5 else 100 * self._seconds
+
+
+def test_a_device_that_is_ten_times_slower_throughout_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "BlockRig", _Timed)
+    devices = {"cpu": 1.0, "near": 4.0, "few rows": 9.0, "far": 11.0}
+    assert probe.worthwhile(SPEC, WEIGHTS, devices) == ["cpu", "near", "few rows"]  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ from tandem.pipeline.profile import Profile
 from tandem.pipeline.workload import Workload
 
 TARGETS = (50, 200, 500)
+_ROUNDS = 3
 LABELS = {
     "baseline": "one sequence at a time, everything moved in every step (a reconstruction of the prototype's way)",
     "batch": "all sequences at once, everything still moved in every step",
@@ -111,27 +112,35 @@ def run_ladder(
     tell("planning")
     outcome = plan_workload(site, profile, workload, say=say)
     single = _best_single(outcome)
-    rungs = []
+    runs: dict[str, list[Rung]] = {}
     with loaded(site.checkpoint, replace(site.config, placement=single)) as engine:
         mover = Mover(site, single)
         try:
             _run(engine, workload, workload.batch, None)
-            for name, together, moving in (
-                ("baseline", 1, mover),
-                ("batch", workload.batch, mover),
-                ("resident", workload.batch, None),
-            ):
-                tell(name)
-                rungs.append(_rung(name, site, profile, workload, engine, single, together, moving))
+            # In turns, so that what else happens on the machine happens to all of them; the fastest of each counts.
+            for turn in range(_ROUNDS):
+                for name, together, moving in (
+                    ("baseline", 1, mover),
+                    ("batch", workload.batch, mover),
+                    ("resident", workload.batch, None),
+                ):
+                    tell(f"{name}, round {turn + 1}")
+                    rung = _rung(name, site, profile, workload, engine, single, together, moving)
+                    runs.setdefault(name, []).append(rung)
         finally:
             mover.close()
+    rungs = [max(each, key=lambda rung: rung.tokens_per_s) for each in runs.values()]
     if outcome.chosen.text == single:
         rungs.append(_renamed(rungs[-1], "pipeline"))
     else:
         tell("pipeline")
         with loaded(site.checkpoint, replace(site.config, placement=outcome.chosen.text)) as engine:
             _run(engine, workload, workload.batch, None)
-            rungs.append(_rung("pipeline", site, profile, workload, engine, outcome.chosen.text, workload.batch, None))
+            last = [
+                _rung("pipeline", site, profile, workload, engine, outcome.chosen.text, workload.batch, None)
+                for _ in range(_ROUNDS)
+            ]
+        rungs.append(max(last, key=lambda rung: rung.tokens_per_s))
     first = rungs[0].tokens_per_s
     best = max(rung.tokens_per_s for rung in rungs)
     return {

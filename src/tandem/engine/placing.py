@@ -23,7 +23,7 @@ from tandem.pipeline.devices import open_device, usable_devices
 from tandem.pipeline.notation import Weights, parse_placement
 from tandem.pipeline.placement import Placement
 from tandem.pipeline.planner import Candidate, choose_unverified, predict_candidates
-from tandem.pipeline.probe import FULL, QUICK, Effort, block_keys, profile_model
+from tandem.pipeline.probe import FULL, QUICK, Effort, block_keys, profile_model, worthwhile
 from tandem.pipeline.profile import Profile, cache_path, model_key, read_kept, write_kept
 from tandem.pipeline.workload import Workload
 from tandem.weights.checkpoint import Checkpoint
@@ -102,12 +102,14 @@ def obtain_profile(
     effort: Effort | None = None,
     *,
     remeasure: bool = False,
+    glance: bool = False,
     folder: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Profile, str]:
     """The kept profile of at least this effort (None: full), or one that is measured now and kept; and which it is.
 
-    Raises DeviceError and MemoryPlanError where measuring fails.
+    glance: leave out devices that a look at one block shows to be hopeless. Raises DeviceError and MemoryPlanError
+    where measuring fails.
     """
     effort = effort or FULL
     path = site.path("profile", folder)
@@ -115,6 +117,9 @@ def obtain_profile(
     if kept is not None and not remeasure and kept.effort in (FULL.name, effort.name):
         return kept, f"kept in {path}"
     with site.devices() as devices:
+        if glance:
+            names = worthwhile(site.spec, site.weights, devices)
+            devices = {name: devices[name] for name in names}
         profile = profile_model(
             site.spec, site.weights, devices, kv_dtype=site.config.kv_dtype, effort=effort, progress=say
         )
@@ -172,7 +177,7 @@ def choose_placement(checkpoint: Checkpoint, spec: ModelSpec, config: EngineConf
     batch = min(config.max_sequences, config.rows)
     workload = Workload(batch, max(1, context // 2), max(1, context // 2), max(config.rows, batch))
     try:
-        profile, _ = obtain_profile(site, QUICK, folder=folder)
+        profile, _ = obtain_profile(site, QUICK, glance=True, folder=folder)
         with site.devices() as devices:
             return choose_unverified(predict_site(site, profile, workload, devices)).text
     except (DeviceError, MemoryPlanError) as error:

@@ -35,6 +35,8 @@ _MANY = 64
 _MOST_TOGETHER = 500
 _TOGETHER_ROUNDS = 3
 _SPIKE = 1.3
+_SOME = 32
+_HOPELESS = 10
 _MOST_BLOCKS = 32
 _READ_BYTES = 256 << 20
 
@@ -93,6 +95,24 @@ def profile_model(
         version(), model_key(spec, keys, kv_dtype), spec.name, measured, pairs,
         time.perf_counter() - began, effort.name,
     )  # fmt: skip
+
+
+def worthwhile(spec: ModelSpec, weights: Weights, devices: Mapping[str, Device]) -> list[str]:
+    """Devices that one FFN block does not show to be hopeless: slower than the fastest by a factor of ten, with few
+    rows and with some. However the work is shared, such a device adds less than a tenth.
+    """
+    index = next(i for i, block in enumerate(spec.blocks) if isinstance(block, FFNSpec))
+    patience = Patience(0.005, 0.05, 2)
+    took: dict[str, list[float]] = {}
+    for name, device in devices.items():
+        rig = BlockRig(device, [(spec.blocks[index], weights(index), None)], _SOME)
+        took[name] = [rig.time_queued(rig.batch(rows, 1, 1), patience) for rows in (1, _SOME)]
+    best = [min(seconds) for seconds in zip(*took.values(), strict=True)]
+    return [
+        name
+        for name, seconds in took.items()
+        if any(each < _HOPELESS * least for each, least in zip(seconds, best, strict=True))
+    ]
 
 
 class _Probe:
