@@ -96,7 +96,8 @@ class CostModel:
         spans = simulate(tasks, self._slowdown, self._handover)
         last = self._profile.devices[tasks[-1].lane]
         host = last.host(shape.samples) if last.host is not None and shape.samples else 0.0
-        return StepCost(shape, tuple(spans), max(span.end for span in spans) + last.wake, host)
+        seconds = max(span.end for span in spans) + last.wake + len(tasks) * self._profile.noting
+        return StepCost(shape, tuple(spans), seconds, host)
 
     def tasks(self, placement: Placement, shape: StepShape) -> list[Task]:
         """Stage by stage, and in each stage micro-batch by micro-batch. A segment waits for all segments of its

@@ -27,6 +27,7 @@ from tandem.pipeline.profile import (
     pair_key,
     version,
 )
+from tandem.pipeline.timing import PipelineTimes, ProgramTime
 from tandem.weights.tensor import Tensor
 
 Weights = Callable[[int], Mapping[str, Tensor]]
@@ -36,6 +37,7 @@ _MOST_TOGETHER = 500
 _TOGETHER_ROUNDS = 3
 _SPIKE = 1.3
 _SOME = 32
+_NOTED = 256
 _HOPELESS = 10
 _MOST_BLOCKS = 32
 _READ_BYTES = 256 << 20
@@ -93,7 +95,7 @@ def profile_model(
         pairs[pair_key(one, other)] = _pair(probes[one], probes[other])
     return Profile(
         version(), model_key(spec, keys, kv_dtype), spec.name, measured, pairs,
-        time.perf_counter() - began, effort.name,
+        time.perf_counter() - began, effort.name, _noting_seconds(),
     )  # fmt: skip
 
 
@@ -296,6 +298,23 @@ def _without_spikes(points: Sequence[tuple[float, float]]) -> Curve:
         if values[i] > _SPIKE * least:
             values[i] = least
     return Curve(tuple(at for at, _ in points), tuple(values))
+
+
+def _noting_seconds() -> float:
+    """Of the host, for each program of a step, as the executor does it."""
+    runs = []
+    for _ in range(5):
+        timelines = [_native.Timeline() for _ in range(_NOTED)]
+        for timeline in timelines:
+            timeline.signal(1)
+        start = time.perf_counter()
+        programs = []
+        for number, timeline in enumerate(timelines):
+            begin, end = timeline.last_run()
+            programs.append(ProgramTime("cpu", begin, end - begin, [], number, 0, (number,), (number - 1,)))
+        PipelineTimes().add(programs)
+        runs.append(time.perf_counter() - start)
+    return min(runs) / _NOTED
 
 
 def _optional(points: Sequence[tuple[float, float]]) -> Curve | None:

@@ -123,7 +123,8 @@ class PairProfile(msgspec.Struct, frozen=True):
 class Profile(msgspec.Struct, frozen=True):
     """devices in the order in which they were asked for; pairs by `pair_key`. seconds: how long measuring took.
 
-    model: key of the model's shape; effort: full or quick.
+    model: key of the model's shape; effort: full or quick. noting: seconds of the host after a step
+    to note when one of its programs ran.
     """
 
     version: str
@@ -133,6 +134,7 @@ class Profile(msgspec.Struct, frozen=True):
     pairs: dict[str, PairProfile]
     seconds: float
     effort: str = "full"
+    noting: float = 0.0
 
     def pair(self, one: str, other: str) -> PairProfile:
         return self.pairs[pair_key(one, other)]
