@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -61,6 +62,7 @@ class Call:
         self.model = model
         self.params = params
         self.began = time.perf_counter()
+        self.deadline = math.inf
         self._metrics = metrics
         self._last_token: float | None = None
         self._closed = False
@@ -96,7 +98,9 @@ class Call:
     async def start(self, timeout: float) -> None:
         """Submits. Returns once the engine has accepted everything; raises ApiError where it does not."""
         limit = f"the request took longer than {timeout:g} s, which is this server's limit"
-        self._timer = asyncio.get_running_loop().call_later(timeout, self.fail, ApiError(504, limit, code="timeout"))
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + timeout
+        self._timer = loop.call_at(self.deadline, self.fail, ApiError(504, limit, code="timeout"))
         try:
             self.model.submit(self)
         except ApiError as error:

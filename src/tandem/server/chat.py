@@ -14,7 +14,7 @@ from tandem.engine.output import CompletionChunk, Logprobs
 from tandem.server.answers import AnswerPlan, ToolCall, ToolChoice, delta, plan_answer
 from tandem.server.call import Call
 from tandem.server.errors import ApiError
-from tandem.server.fields import Count, Object, SamplingFields, TopLogprobs, Usage, sampling_params, usage_of
+from tandem.server.fields import Count, Message, Object, SamplingFields, TopLogprobs, Usage, sampling_params, usage_of
 from tandem.server.http import DONE, JSON, EventStream, encode, error_events, read_body
 from tandem.server.service import Service
 from tandem.text.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens goes before max_tokens; without both, an answer may fill the context.
     """
 
-    messages: Annotated[list[Object], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None

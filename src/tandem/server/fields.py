@@ -28,6 +28,21 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=_INT32)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 Object = dict[str, Any]
+# What a message holds beyond this is its model's template's business.
+Message = Annotated[
+    Object,
+    Meta(
+        extra_json_schema={
+            "required": ["role"],
+            "properties": {
+                "role": {"type": "string", "enum": ["system", "user", "assistant", "tool"]},
+                "content": {
+                    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]
+                },
+            },
+        }
+    ),
+]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):

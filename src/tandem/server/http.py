@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 _json = msgspec.json.Encoder()
 encode = _json.encode
 DONE = b"data: [DONE]\n\n"
+# Seconds that a client gets to read the error that ends a call which took too long.
+_GRACE = 10.0
 
 
 class JSON(Response):
@@ -106,9 +108,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with noticing_disconnect(receive, self._call):
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await self._send(send)
+            # A client that has stopped reading holds up `send`; the end of its time must not wait for that.
+            with noticing_disconnect(receive, self._call), suppress(TimeoutError):
+                async with asyncio.timeout_at(self._call.deadline + _GRACE):
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    await self._send(send)
         finally:
             self._call.close()
 

@@ -119,6 +119,10 @@ class ServedModel:
     async def load(self) -> None:
         """Returns once the engine is ready, starting it if need be. Raises ApiError when it cannot be had."""
         self.last_used = time.monotonic()
+        if self.state != "ready" and self._waiting >= self._config.max_sequences + self._max_queue:
+            raise ApiError(
+                429, f"{self._waiting} requests wait for {self.name} to be loaded", code="queue_full", retry_after=5
+            )
         self._waiting += 1
         try:
             if self._supervisor is None or self._supervisor.done():
@@ -239,9 +243,8 @@ class ServedModel:
 
     def _unavailable(self) -> ApiError:
         if self.state == "failed" and self.failure is not None:
-            return ApiError(
-                503, f"{self.name} cannot be loaded: {self.failure}", code="model_unavailable", retry_after=10
-            )
+            code = getattr(self.failure, "code", None) or "model_unavailable"
+            return ApiError(503, f"{self.name} cannot be loaded: {self.failure}", code=code, retry_after=10)
         return ApiError(503, f"{self.name} is not ready: {self.state}", code="model_unavailable", retry_after=1)
 
     def _note(self, stats: frames.Stats) -> None:

@@ -59,7 +59,7 @@ def add_routes(app: FastAPI, routes: list[Route]) -> None:
         if route.answer is not None:
             content["application/json"] = {"schema": schema[route.answer]}
         if route.stream:
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            content["text/event-stream"] = {}
         if not content:
             content["text/plain"] = {"schema": {"type": "string"}}
         responses: dict[int | str, dict[str, Any]] = {200: {"description": "The answer.", "content": content}}

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tandem.server.errors import ApiError
-from tandem.server.fields import Object, TokenId
+from tandem.server.fields import Message, Object, TokenId
 from tandem.server.http import JSON, read_body
 from tandem.server.service import Service
 
@@ -21,7 +21,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Object], Meta(min_length=1)] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
     tools: list[Object] | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: Object | None = None
