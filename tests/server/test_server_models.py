@@ -29,8 +29,8 @@ def test_names(tmp_path) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.server
 def test_one_goes_where_two_do_not_fit() -> None:
     server = Server(
-        f"one={BUNDLED_MODEL}", f"two={BUNDLED_MODEL}", "--context", "256", "--max-sequences", "2", "--memory-budget", "45MiB",
-        "--cors-origin", "https://page.example",
+        f"one={BUNDLED_MODEL}", f"two={BUNDLED_MODEL}", "--context", "256", "--max-sequences", "2",
+        "--memory-budget", "45MiB", "--cors-origin", "https://page.example",
     )  # fmt: skip
 
     def states() -> dict[str, str]:

@@ -36,6 +36,7 @@ HI = [{"role": "user", "content": "hi"}]
         ("/v1/completions", {"prompt": [5] * 600}, 400, None),
         ("/v1/completions", {"prompt": "word " * 300_000}, 400, "prompt"),
         ("/v1/completions", {"prompt": "a", "min_tokens": 9, "max_tokens": 3}, 400, None),
+        ("/v1/completions", {"prompt": "a", "response_format": {"type": "lark", "lark": "start: nothing"}}, 400, None),
         ("/tokenize", {}, 400, "prompt"),
         ("/detokenize", {"tokens": [-1]}, 422, "tokens[0]"),
     ],

@@ -57,7 +57,7 @@ class JsonSchema(msgspec.Struct, kw_only=True):
 
     name: str | None = None
     description: str | None = None
-    schema: Object | bool = True
+    schema: Object = {}
     strict: bool | None = None
 
 

@@ -34,7 +34,7 @@ class TextFormat(msgspec.Struct, kw_only=True):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
     description: str | None = None
-    schema: Object | bool = True
+    schema: Object = {}
     strict: bool | None = None
 
 

@@ -165,8 +165,9 @@ class Worker:
         """On the compiler's thread; what comes of it is taken up between two steps."""
         try:
             grammar = self._engine.check(request)
-        except RequestError as error:
-            reason = str(error)
+        except Exception as error:
+            # Whatever the compiler raises: nobody else hears of it on this thread, and the client must.
+            reason = str(error) if isinstance(error, RequestError) else f"the grammar cannot be compiled: {error!r}"
             self._compiled.append(lambda: self._reject(request.id, reason))
         else:
             self._compiled.append(lambda: self._submit_compiled(request, grammar))
