@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from served import Server
@@ -22,7 +23,7 @@ def test_the_document_is_complete(server: Server) -> None:
     assert server.get("/docs")[0] == 200
 
 
-def test_schemathesis() -> None:
+def test_schemathesis(tmp_path: Path) -> None:
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     server = Server("--context", "256", "--max-tokens", "2")
     try:
@@ -33,7 +34,7 @@ def test_schemathesis() -> None:
                 "--max-examples", "25", "--seed", "1", "--exclude-path", "/live", "--no-color",
                 "--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--max-failures", "5",
             ],
-            capture_output=True, text=True, timeout=240, check=False,
+            cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:]
         assert server.metric("tandem_requests_total", outcome="finished") > 10
