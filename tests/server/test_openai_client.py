@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-import openai
 import pytest
 from pydantic import BaseModel, Field
 from served import Server
 
 from tandem.llm import LLM
 
+openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.server
 
 MODEL = "tandem-stories-22m"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -29,7 +30,7 @@ def test_names(tmp_path) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.server
 def test_one_goes_where_two_do_not_fit() -> None:
     server = Server(
-        f"one={BUNDLED_MODEL}", f"two={BUNDLED_MODEL}", "--context", "256", "--max-sequences", "2",
+        f"one={BUNDLED_MODEL}", f"two={BUNDLED_MODEL}", "--max-sequences", "2",
         "--memory-budget", "45MiB", "--cors-origin", "https://page.example",
     )  # fmt: skip
 
@@ -39,19 +40,28 @@ def test_one_goes_where_two_do_not_fit() -> None:
     def ask(model: str | None) -> tuple[int, object]:
         return server.post("/v1/completions", {"model": model, "prompt": "Once", "max_tokens": 2, "temperature": 0})
 
+    def wait_for_samples(count: int) -> None:
+        deadline = time.monotonic() + 20
+        while server.metric("tandem_live_samples") != count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     try:
         server.wait_ready()
         assert states() == {"one": "ready", "two": "unloaded"}
         assert ask("two")[0] == 200
         assert states() == {"one": "unloaded", "two": "ready"}
-        # Whoever is at work is not sent away.
-        stream = server.stream(
-            "/v1/completions", {"model": "two", "prompt": "Once", "max_tokens": 250, "ignore_eos": True}
-        )
-        next(stream)
+        # Whoever is at work is not sent away; this is work for longer than loading takes.
+        long = {"model": "two", "prompt": "Once", "max_tokens": 1900, "ignore_eos": True}
+        connections = [server.connect() for _ in range(10)]
+        for connection in connections:
+            connection.request("POST", "/v1/completions", json.dumps(long), {"Content-Type": "application/json"})
+        wait_for_samples(10)
         status, answer = ask("one")
         assert status == 503 and answer["error"]["code"] == "no_memory" and "MiB" in answer["error"]["message"]
-        assert list(stream)[-1] == "[DONE]"
+        for connection in connections:
+            connection.close()
+        wait_for_samples(0)
         assert ask(None)[0] == 200
         assert states() == {"one": "ready", "two": "unloaded"}
         _, _, headers = server.request("GET", "/v1/models", headers={"Origin": "https://page.example"})

@@ -21,7 +21,9 @@ class ModelHub:
 
     def __init__(self, sources: dict[str, str], config: ServerConfig) -> None:
         self.models = {
-            name: ServedModel(name, source, config.engine, max_queue=config.max_queue, grant=self._grant)
+            name: ServedModel(
+                name, source, config.engine, max_queue=config.max_queue, grant=self._grant, evict=self._evict
+            )
             for name, source in sources.items()
         }
         self._budget = config.memory_budget
@@ -48,13 +50,12 @@ class ModelHub:
         return model
 
     async def _grant(self, model: ServedModel, host_bytes: int) -> None:
-        """Makes room for a model: those that nobody uses go, the one used longest ago first. Raises ApiError."""
+        """Makes room in the budget for a model. Raises ApiError where models that are at work leave too little."""
         if self._budget is None:
             return
         async with self._granting:
             while host_bytes > (room := self._budget - sum(other.host_bytes for other in self.models.values())):
-                idle = [m for m in self.models.values() if m is not model and m.state == "ready" and m.idle]
-                if not idle:
+                if not await self._evict(model):
                     raise ApiError(
                         503,
                         f"{model.name} needs {format_bytes(host_bytes)}, and {format_bytes(room)} of the budget of "
@@ -62,7 +63,13 @@ class ModelHub:
                         code="no_memory",
                         retry_after=5,
                     )
-                await min(idle, key=lambda other: other.last_used).unload()
+
+    async def _evict(self, model: ServedModel) -> bool:
+        """Unloads the model besides this one that nobody uses, and was used longest ago; False if there is none."""
+        idle = [other for other in self.models.values() if other is not model and other.state == "ready" and other.idle]
+        if idle:
+            await min(idle, key=lambda other: other.last_used).unload()
+        return bool(idle)
 
     async def unload_idle(self, seconds: float) -> None:
         """For ever: a model that nobody has used for so long gives its memory back."""

@@ -11,7 +11,7 @@ from typing import Literal
 from tandem.engine.build import EngineConfig
 from tandem.engine.prompt import PromptEncoder
 from tandem.engine.sampling_params import SamplingParams
-from tandem.errors import TandemError
+from tandem.errors import MemoryPlanError, TandemError
 from tandem.models.generation import sampling_defaults
 from tandem.models.open import model_spec
 from tandem.models.tokenizer import open_tokenizer
@@ -43,8 +43,11 @@ class ServedModel:
         *,
         max_queue: int,
         grant: Callable[[ServedModel, int], Awaitable[None]],
+        evict: Callable[[ServedModel], Awaitable[bool]],
     ) -> None:
-        """source: what `open_checkpoint` takes. grant: awaited with the host bytes that the engine will take."""
+        """source: what `open_checkpoint` takes. grant: awaited with the host bytes that the engine will take.
+        evict: unloads another model where the machine's memory does not suffice; False if there is none to unload.
+        """
         self.name = name
         self.source = source
         self.created = int(time.time())
@@ -64,6 +67,7 @@ class ServedModel:
         self._config = config
         self._max_queue = max_queue
         self._grant = grant
+        self._evict = evict
         self._tokenizer: Tokenizer | None = None
         self._prompts: PromptEncoder | None = None
         self._defaults: dict[str, float | int] = {}
@@ -186,6 +190,8 @@ class ServedModel:
                 try:
                     reason = await self._run()
                 except (TandemError, ApiError) as error:
+                    if isinstance(error, MemoryPlanError) and await self._evict(self):
+                        continue
                     self.failure = error
                     _log.error("engine refused", extra={"model": self.name, "reason": str(error)})
                     self._set("failed")
