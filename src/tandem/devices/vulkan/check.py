@@ -29,7 +29,7 @@ def check_batch(
         chosen = batch.samples[: batch.n_samples, 0]
         if batch.n_samples > samples:
             raise DeviceError(f"vulkan: {batch.n_samples} samples, for a program linked for {samples}")
-        if np.any((chosen < 0) | (chosen >= batch.n_rows)):
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= batch.n_rows):
             raise DeviceError(f"batch: a sample names a row outside the batch's {batch.n_rows}")
 
 
@@ -54,23 +54,22 @@ def check_asks(asked: CandidateBuffers, batch: Batch, vocab: int, slots: int) ->
 
 def _check_tokens(batch: Batch, vocab: int, slots: int) -> None:
     tokens = batch.rows[: batch.n_rows, 2]
-    outside = np.flatnonzero((tokens < -slots) | (tokens >= vocab))
-    if outside.size:
-        row = int(outside[0])
+    if len(tokens) and (tokens.min() < -slots or tokens.max() >= vocab):
+        row = int(((tokens < -slots) | (tokens >= vocab)).argmax())
         if tokens[row] < 0:
             raise DeviceError(f"batch: row {row} names token slot {-1 - tokens[row]} of {slots}")
         raise DeviceError(f"batch: row {row} has token {tokens[row]}, the vocabulary has {vocab}")
 
 
 def _check_sequences(batch: Batch) -> None:
-    rows = batch.rows[: batch.n_rows]
-    if np.any((rows[:, 0] < 0) | (rows[:, 0] >= batch.n_sequences)):
+    sequence, position = batch.rows[: batch.n_rows, 0], batch.rows[: batch.n_rows, 1]
+    if batch.n_rows and (sequence.min() < 0 or sequence.max() >= batch.n_sequences):
         raise DeviceError(f"batch: a row names a sequence outside the batch's {batch.n_sequences}")
     first, count, length, _ = batch.sequences[: batch.n_sequences, :4].T
-    if np.any(np.bincount(rows[:, 0], minlength=batch.n_sequences) != count):
+    if (np.bincount(sequence, minlength=batch.n_sequences) != count).any():
         raise DeviceError("batch: a sequence has not as many rows as it says")
-    start = (length - count - first)[rows[:, 0]]
-    if np.any(length < count) or np.any(rows[:, 1] != start + np.arange(batch.n_rows)):
+    start = (length - count - first)[sequence]
+    if (length < count).any() or (position != start + np.arange(batch.n_rows)).any():
         raise DeviceError("batch: the positions of a sequence's rows do not end at its length")
 
 
@@ -84,18 +83,18 @@ def _check_pages(batch: Batch, pool: VulkanKVPool) -> None:
         )
     _, count, length, _ = batch.sequences[: batch.n_sequences, :4].T
     offset, first = batch.sequences[: batch.n_sequences, 4 + 2 * group.index : 6 + 2 * group.index].T
-    reach = 0 if group.window is None else np.maximum(length - count - group.window + 1, 0)
-    lowest = np.zeros_like(length) + reach // size
+    lowest = np.int32(0) if group.window is None else np.maximum(length - count - (group.window - 1), 0) // size
     start, stop = offset + lowest - first, offset + (length - 1) // size - first + 1
-    bad = np.flatnonzero((count > 0) & ((lowest < first) | (offset < 0) | (stop > len(batch.pages))))
-    if bad.size:
-        raise DeviceError(f"batch: sequence {bad[0]}, {what} does not cover what the sequence attends to")
+    bad = (count > 0) & ((lowest < first) | (offset < 0) | (stop > len(batch.pages)))
+    if bad.any():
+        raise DeviceError(f"batch: sequence {bad.argmax()}, {what} does not cover what the sequence attends to")
     entries = np.where(count > 0, stop - start, 0)
-    sequence = np.repeat(np.arange(len(entries)), entries)
-    within = np.arange(len(sequence)) - np.repeat(np.cumsum(entries) - entries, entries)
-    pages = batch.pages[start[sequence] + within]
-    outside = np.flatnonzero((pages < 0) | (pages >= pool.pages))
-    if outside.size:
+    ends = entries.cumsum()
+    # Entry i of all that are attended to, sequence after sequence.
+    pages = batch.pages[np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - ends + entries, entries)]
+    if len(pages) and (pages.min() < 0 or pages.max() >= pool.pages):
+        entry = ((pages < 0) | (pages >= pool.pages)).argmax()
         raise DeviceError(
-            f"batch: sequence {sequence[outside[0]]}, {what} names page {pages[outside[0]]} of a pool with {pool.pages}"
+            f"batch: sequence {np.searchsorted(ends, entry, side='right')}, {what} names page {pages[entry]} of a pool "
+            f"with {pool.pages}"
         )
