@@ -17,14 +17,16 @@ from tandem.errors import DeviceError
 _MODULES = {"cpu": "tandem.devices.cpu", "ref": "tandem.devices.ref", "vulkan": "tandem.devices.vulkan"}
 
 
-# Devices that `auto` may choose from, as a comma-separated list; without it, all that there are.
+# Devices that `auto` may choose from, as a comma-separated list; without it, the CPU and all GPUs.
 DEVICES_VARIABLE = "TANDEM_DEVICES"
 
 
-def usable_devices(threads: int | None = None) -> dict[str, str]:
+def usable_devices(threads: int | None = None, *, software: bool = False) -> dict[str, str]:
     """The CPU and every GPU that our shaders run on: names with descriptions, which tell hardware and driver.
 
-    Only those of TANDEM_DEVICES, where that is set. Raises DeviceError for one that it names and that is not there.
+    Only those of TANDEM_DEVICES, where that is set. software: also a Vulkan driver that computes on the CPU, which is
+    in the way of the CPU device; TANDEM_DEVICES may name it. Raises DeviceError for one that it names and that is not
+    there.
     """
     wanted = [name.strip() for name in os.environ.get(DEVICES_VARIABLE, "").split(",") if name.strip()]
     found = {}
@@ -39,7 +41,11 @@ def usable_devices(threads: int | None = None) -> dict[str, str]:
             gpus = describe_gpus()
         except DeviceError:
             gpus = []
-        found |= {gpu["name"]: f"{gpu['description']}, {gpu['driver']}" for gpu in gpus if gpu["usable"]}
+        found |= {
+            gpu["name"]: f"{gpu['description']}, {gpu['driver']}"
+            for gpu in gpus
+            if gpu["usable"] and (wanted or software or gpu["type"] != "cpu")
+        }
     for name in wanted:
         if name not in found:
             raise DeviceError(
@@ -50,7 +56,7 @@ def usable_devices(threads: int | None = None) -> dict[str, str]:
 
 def described(names: Sequence[str], threads: int | None = None) -> dict[str, str]:
     """Devices with descriptions, in this order. Raises DeviceError for one that does not open."""
-    usable = usable_devices(threads)
+    usable = usable_devices(threads, software=True)
     found = {}
     for name in dict.fromkeys(names):
         if name not in usable:

@@ -158,9 +158,9 @@ class _Probe:
                 size += sum(tensor.nbytes for tensor in tensors.values())
         return found
 
-    def ffn_rig(self, rows: int) -> BlockRig:
+    def ffn_rig(self, rows: int, most: int = _MOST_BLOCKS) -> BlockRig:
         key = next(key for key in self._keys if key.startswith("ffn"))
-        return BlockRig(self.device, self.loadables(key), rows)
+        return BlockRig(self.device, self.loadables(key)[:most], rows)
 
     def tiny_rig(self, blocks: int = 1) -> BlockRig:
         return BlockRig(self.device, self._tiny() * blocks, max(self.effort.rows))
@@ -324,7 +324,8 @@ def _optional(points: Sequence[tuple[float, float]]) -> Curve | None:
 def _pair(one: _Probe, other: _Probe) -> PairProfile:
     """Programs in turns on both devices, and the FFN on both at once."""
     patience = one.effort.patience
-    rigs = (one.tiny_rig(), other.tiny_rig())
+    # Real blocks: how long a lane waited for its turn decides whether its threads have gone to sleep.
+    rigs = (one.ffn_rig(1, 1), other.ffn_rig(1, 1))
     batches = [rig.batch(1, 1, 1) for rig in rigs]
     turns = list(zip(rigs, batches, strict=True))
     chains = [chain_seconds([turn] * _CHAIN, patience)[0] for turn in turns]

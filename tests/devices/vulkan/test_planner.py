@@ -13,7 +13,7 @@ from tandem.devices.vulkan.facts import describe_gpus
 from tandem.engine.build import EngineConfig
 from tandem.engine.placing import find_site, obtain_profile, with_config
 from tandem.models.open import model_spec
-from tandem.pipeline.devices import described
+from tandem.pipeline.devices import DEVICES_VARIABLE, described, usable_devices
 from tandem.pipeline.workload import Workload
 from tandem.weights.open import open_checkpoint
 
@@ -39,3 +39,12 @@ def test_cpu_and_a_software_device_choose_one(tmp_path: Path, monkeypatch: pytes
         rates[each.text] for each in outcome.candidates if each.single and each.text in rates
     )
     assert f"* {outcome.chosen.text}" in outcome_table(outcome)
+
+
+def test_a_software_device_is_no_second_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    if any(gpu["type"] != "cpu" for gpu in describe_gpus()):
+        pytest.skip("here is a GPU")
+    monkeypatch.delenv(DEVICES_VARIABLE)
+    assert list(usable_devices(1)) == ["cpu"]
+    monkeypatch.setenv(DEVICES_VARIABLE, "cpu,vulkan:0")
+    assert list(usable_devices(1)) == ["cpu", "vulkan:0"]
