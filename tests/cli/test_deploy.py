@@ -20,6 +20,12 @@ from tandem.doctor.finding import Finding
 from tandem.llm import BUNDLED_MODEL
 
 
+@pytest.fixture
+def model_in_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled model may lie where a unit must not look for one, as in a virtual environment under /tmp."""
+    monkeypatch.setattr("tandem.deploy.systemd._check_reachable", lambda path, of_others: None)
+
+
 def test_it_writes_when_told_to_and_shows_differences(tmp_path: Path) -> None:
     arguments = ["deploy", "compose", BUNDLED_MODEL, "--output", tmp_path, "--context", 64, "--threads", 1]
     shown = tandem(*arguments)
@@ -38,7 +44,7 @@ def test_it_writes_when_told_to_and_shows_differences(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-def test_the_unit_and_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unit_and_its_settings(tmp_path: Path, model_in_reach: None) -> None:
     """What the configuration and flags say goes into the service's own file."""
     config = tmp_path / "mine.toml"
     config.write_text("context = 64\nport = 9000\n")
@@ -85,7 +91,7 @@ def test_open_doors_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_units_command_starts_and_serves(tmp_path: Path) -> None:
+def test_the_units_command_starts_and_serves(tmp_path: Path, model_in_reach: None) -> None:
     """As systemd would run it, with the configuration where `--output` put it; then --check finds it in order."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

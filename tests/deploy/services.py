@@ -13,6 +13,9 @@ from tandem.llm import BUNDLED_MODEL
 from tandem.memory.plan import MemoryPlan
 from tandem.weights.open import open_checkpoint
 
+# No file is there, and none is read; wherever this package lies, a service may see it.
+MODEL = Path("/srv/models/stories.gguf")
+
 
 @cache
 def bundled_plan() -> MemoryPlan:
@@ -28,7 +31,7 @@ def on_vulkan(plan: MemoryPlan) -> MemoryPlan:
 
 def service(**more: Any) -> Service:
     usual: dict[str, Any] = {
-        "name": "stories", "model": BUNDLED_MODEL, "host": "127.0.0.1", "port": 8000, "plan": bundled_plan(),
+        "name": "stories", "model": MODEL, "host": "127.0.0.1", "port": 8000, "plan": bundled_plan(),
         "settings": {"context": 256, "max_sequences": 4}, "python": Path("/usr/bin/env"), "user": "somebody",
     }  # fmt: skip
     return Service(**{**usual, **more})

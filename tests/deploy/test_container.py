@@ -6,10 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from services import bundled_plan, on_vulkan, service
+from services import MODEL, bundled_plan, on_vulkan, service
 
 from tandem.deploy.container import compose_files, container_files
-from tandem.llm import BUNDLED_MODEL
 
 
 def value(text: str, key: str) -> object:
@@ -25,10 +24,10 @@ def test_compose() -> None:
     text = files[Path("out/compose.yaml")]
     command = value(text, "command")
     assert isinstance(command, list)
-    assert command[:2] == ["serve", f"/models/{BUNDLED_MODEL.name}"]
+    assert command[:2] == ["serve", f"/models/{MODEL.name}"]
     assert command[-2:] == ["--api-key-file", "/run/secrets/api-keys"]
     assert value(text, "ports") == ["0.0.0.0:9000:8000"]
-    assert value(text, "volumes") == [f"{BUNDLED_MODEL.parent}:/models:ro", "/etc/keys:/run/secrets/api-keys:ro"]
+    assert value(text, "volumes") == [f"{MODEL.parent}:/models:ro", "/etc/keys:/run/secrets/api-keys:ro"]
     assert "read_only: true" in text
     assert "/dev/dri" not in text
     # The image runs the same command.
