@@ -160,6 +160,7 @@ def test_decoders(load, decoder, text):
         (sequence(BYTES, FUSE), r"Sequence\[ByteFallback, Fuse\]"),
         (sequence(REPLACE, STRIP, FUSE), r"Sequence\[Replace, Strip, Fuse\]"),
         (sequence({**REPLACE, "content": "_"}, FUSE), r"Sequence\[Replace, Fuse\]"),
+        (sequence(REPLACE, {"type": "\n"}), r"Sequence\[Replace, '\\n'\]"),
     ],
 )
 def test_other_decoders_are_named(load, decoder, name):

@@ -165,10 +165,10 @@ def _decoder(file: Path, document: Mapping[str, Any]) -> tuple[Callable[[str], b
 def _describe(decoder: object) -> str:
     if not isinstance(decoder, dict):
         return "no decoder"
-    inner = decoder.get("decoders")
-    if not isinstance(inner, list):
-        return str(decoder.get("type"))
-    return f"{decoder.get('type')}[{', '.join(map(_describe, inner))}]"
+    kind, inner = decoder.get("type"), decoder.get("decoders")
+    # A name may hold line ends, and a message is one line.
+    name = kind if isinstance(kind, str) and kind.isprintable() else repr(kind)
+    return f"{name}[{', '.join(map(_describe, inner))}]" if isinstance(inner, list) else name
 
 
 def _around(engine: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
