@@ -123,6 +123,7 @@ def test_a_json_object_is_one() -> None:
         ("json_schema", "{", "the JSON schema is not JSON"),
         ("json_schema", "[" * 100_000, "the JSON schema is not JSON"),
         ("json_schema", '"string"', "a JSON schema must be an object"),
+        ("json_schema", "true", "a JSON schema must be an object"),
         ("json_schema", '{"type": "objct"}', "the JSON schema cannot be used: Invalid type: objct"),
         ("json_schema", '{"type": "integer", "minimum": 3, "maximum": 2}', "the JSON schema cannot be used: "),
         ("json_schema", '{"not": {"type": "string"}}', "the JSON schema cannot be used: "),

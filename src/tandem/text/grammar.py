@@ -77,8 +77,8 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             schema = json.loads(self.text)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the JSON schema is not JSON: {_reason(str(error))}") from None
-        if not isinstance(schema, dict | bool):
-            raise RequestError(f"a JSON schema must be an object, not {self.text:.80}")
+        if not isinstance(schema, dict):
+            raise RequestError(f"a JSON schema must be an object ({{}} allows any value), not {self.text:.80}")
         return LLMatcher.grammar_from_json_schema(self.text, defaults=JSON_OPTIONS)
 
 
