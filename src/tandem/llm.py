@@ -23,13 +23,13 @@ from msgspec.structs import replace
 from tandem.devices.base import DeviceInfo
 from tandem.devices.spec import KVDtype
 from tandem.engine.build import EngineConfig, plan_engine
-from tandem.engine.engine import Counters
 from tandem.engine.loop import EngineLoop
 from tandem.engine.output import CompletionChunk, EmbeddingOutput, RequestOutput, RequestText
 from tandem.engine.pooling import PoolingKind
 from tandem.engine.prompt import Message, Prompt, PromptEncoder
 from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
+from tandem.engine.step import Counters
 from tandem.errors import ModelFileError, RequestError
 from tandem.memory.plan import MemoryPlan
 from tandem.memory.system import counted

@@ -111,8 +111,7 @@ class PlannedEngine:
         checkpoint, head = self.checkpoint, self.spec.blocks[-1]
         final_norm = None
         if isinstance(head, HeadSpec):
-            weight = block_weights(checkpoint, self.spec, len(self.spec.blocks) - 1)["norm"]
-            final_norm = FinalNorm(head.norm, dequantize(weight))
+            final_norm = FinalNorm(head.norm, dequantize(self._weights(len(self.spec.blocks) - 1)["norm"]))
         return Engine(
             self.load_executor(progress=progress),
             eos_ids=eos_ids,

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tandem.engine.build import plan_engine
-from tandem.engine.engine import Counters, Engine
+from tandem.engine.engine import Engine
+from tandem.engine.step import Counters
 from tandem.errors import RequestError, TandemError
 from tandem.server import frames
 from tandem.server.frames import Command, Event, Owned, Pages, Stats, Stepped, frame
