@@ -27,8 +27,8 @@ from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi,
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.products import SHARE
-from tandem.devices.vulkan.tiles import BUCKETS, MOST_ROWS, matrix_tile
+from tandem.devices.vulkan.products import SHARED, THIN
+from tandem.devices.vulkan.tiles import BUCKETS, MOST_ROWS, byte_matrix_tile, matrix_tile
 from tandem.weights.tensor import TensorType
 
 FAMILIES = ("phoenix", "navi31", "rembrandt", "gfx1151")
@@ -40,7 +40,7 @@ WAVE = 64
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
 CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix", "norm", "attention_split"), 128)
 # Float16 weights bring float32 activations in registers; 168 let 4 waves of wave64 share a SIMD.
-CEILINGS["product_matrix"] = 168
+CEILINGS["product_matrix"] = CEILINGS["product_matrix_int8"] = 168
 # Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
 CEILINGS["attention"] = 144
 CEILING = 96
@@ -74,22 +74,28 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """(label, shader, specialization constants) of the pipelines that a model can ask for."""
     for kind in TensorType:
         quantized, id = kind.block > 1, kind.ggml_id
+        lanes, share = SHARED
         yield f"embed {kind.name}", "embed", (LANES, id)
         for rows in (bucket for bucket in BUCKETS if bucket <= MOST_ROWS):
-            yield f"product {kind.name} x{rows}", "product", (LANES, id, rows, 1, SHARE)
+            yield f"product {kind.name} x{rows}", "product", (lanes, id, rows, 1, share)
             if quantized:
-                yield f"product_int {kind.name} x{rows}", "product_int", (LANES, id, rows, 1, SHARE)
+                yield f"product_int {kind.name} x{rows}", "product_int", (lanes, id, rows, 1, share)
         yield f"product_tile_float {kind.name}", "product_tile_float", (ROW_LANES, id)
         if quantized:
-            yield f"product_int {kind.name} x{MOST_ROWS}, 2 outputs", "product_int", (LANES, id, MOST_ROWS, 2, SHARE)
-            yield f"product_int {kind.name} x1, long", "product_int", (LANES, id, 1, 1, LANES)
+            for rows in (bucket for bucket in BUCKETS if 1 < bucket < MOST_ROWS):
+                yield f"product_int {kind.name} x{rows}, 2 outputs", "product_int", (lanes, id, rows, 2, share)
+            yield f"product_int {kind.name} x1, long", "product_int", (THIN[0], id, 1, 1, THIN[1])
             yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
         if quantized or kind is TensorType.F16:
             for bucket in (bucket for bucket in BUCKETS if bucket >= MOST_ROWS):
                 tile = matrix_tile(bucket, WAVE, 64 << 10)
-                sizes = (tile.rows, tile.outputs, tile.part, tile.subgroups, tile.above)
                 label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"
-                yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *sizes)
+                yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
+        if quantized and kind is not TensorType.Q6_K:
+            for bucket in (bucket for bucket in BUCKETS if bucket >= MOST_ROWS):
+                tile = byte_matrix_tile(bucket, WAVE, 64 << 10)
+                label = f"product_matrix_int8 {kind.name}, {tile.rows} x {tile.outputs}"
+                yield label, "product_matrix_int8", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
     for dim in HEAD_DIMS:
         for flag, dtype in enumerate(("f16", "f32", "q8_0")):
             yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag, 1, 1)
@@ -132,7 +138,7 @@ class Compiler:
         dot = struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1)
         if self.has_matrices:
             matrix = struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1)
-            half = struct("VkPhysicalDeviceShaderFloat16Int8Features", shaderFloat16=1)
+            half = struct("VkPhysicalDeviceShaderFloat16Int8Features", shaderFloat16=1, shaderInt8=1)
             model = {"vulkanMemoryModel": 1, "vulkanMemoryModelDeviceScope": 1}
             memory = struct("VkPhysicalDeviceVulkanMemoryModelFeatures", **model)
             full = struct("VkPhysicalDeviceSubgroupSizeControlFeatures", computeFullSubgroups=1)
@@ -193,7 +199,7 @@ class Compiler:
         main = ffi.new("char[]", b"main")
         stage = struct(
             "VkPipelineShaderStageCreateInfo",
-            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if shader == "product_matrix" else 0,
+            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if shader.startswith("product_matrix") else 0,
             stage=vk.SHADER_STAGE_COMPUTE,
             module=module,
             pName=main,
@@ -266,7 +272,8 @@ def faults(shader: str, statistics: dict[str, Any]) -> list[str]:
     instructions = statistics["instructions"]
     if not readable(instructions):
         return found
-    wanted = {"product_int": "v_dot4", "product_tile": "v_dot4", "product_matrix": "v_wmma"}.get(shader)
+    dots, matrices = ("product_int", "product_tile"), ("product_matrix", "product_matrix_int8")
+    wanted = "v_dot4" if shader in dots else "v_wmma" if shader in matrices else None
     if wanted and not any(name.startswith(wanted) for name in instructions):
         found.append(f"no {wanted}")
     if shader.startswith("product"):
@@ -286,7 +293,7 @@ def compile_all() -> dict[str, dict[str, Any]]:
     return {
         label: {"shader": shader, **compiler.compile(shader, constants)}
         for label, shader, constants in variants()
-        if compiler.has_matrices or shader != "product_matrix"
+        if compiler.has_matrices or not shader.startswith("product_matrix")
     }
 
 

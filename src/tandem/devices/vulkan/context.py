@@ -18,7 +18,7 @@ BINDINGS = 8
 PUSH_BYTES = 128
 SHARED_BYTES = 16 << 10
 INVOCATIONS = 256
-# What product_matrix.comp needs beyond that, where a device has it.
+# What products with cooperative matrices need beyond that, where a device has it.
 MATRIX_SHARED_BYTES = 32 << 10
 
 
@@ -34,7 +34,7 @@ class Context:
         self.can_import = gpu.limits.import_alignment > 0
         wanted = ["VK_EXT_external_memory_host", "VK_EXT_memory_budget"]
         wanted += ["VK_KHR_shader_integer_dot_product"] if gpu.features.integer_dot else []
-        wanted += ["VK_KHR_cooperative_matrix", "VK_EXT_subgroup_size_control"] if matrix_shape(gpu) else []
+        wanted += ["VK_KHR_cooperative_matrix", "VK_EXT_subgroup_size_control"] if has_matrices(gpu) else []
         self._extensions = [each for each in wanted if each in gpu.extensions]
         self.handle = self._create_device()
         assert gpu.queue_family is not None
@@ -135,9 +135,11 @@ class Context:
         optional: list[Any] = [struct("VkPhysicalDeviceTimelineSemaphoreFeatures", timelineSemaphore=1)]
         if self.gpu.features.integer_dot:
             optional.append(struct("VkPhysicalDeviceShaderIntegerDotProductFeatures", shaderIntegerDotProduct=1))
-        if matrix_shape(self.gpu):
+        if has_matrices(self.gpu):
             optional.append(struct("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", cooperativeMatrix=1))
-            optional.append(struct("VkPhysicalDeviceShaderFloat16Int8Features", shaderFloat16=1))
+            has = self.gpu.features
+            half = {"shaderFloat16": int(has.float16), "shaderInt8": int(has.int8)}
+            optional.append(struct("VkPhysicalDeviceShaderFloat16Int8Features", **half))
             # With the memory model on, atomics of any shader need its device scope.
             model = {"vulkanMemoryModel": 1, "vulkanMemoryModelDeviceScope": 1}
             optional.append(struct("VkPhysicalDeviceVulkanMemoryModelFeatures", **model))
@@ -180,22 +182,40 @@ class Context:
         return sets, create("vkCreatePipelineLayout", "VkPipelineLayout", self.handle, info, NULL)
 
 
+def has_matrices(gpu: Gpu) -> bool:
+    """Whether any product takes cooperative matrices on this GPU."""
+    return bool(matrix_shape(gpu) or byte_matrix_shape(gpu))
+
+
 def matrix_shape(gpu: Gpu) -> CooperativeMatrix | None:
     """The shape that product_matrix.comp takes on this GPU: float16 to float32, 16 x 16 x 16 if there is a choice."""
-    features = gpu.features
-    has_features = features.float16 and features.memory_model and features.full_subgroups
-    if not has_features or gpu.limits.shared_memory < MATRIX_SHARED_BYTES:
-        return None
-    fitting = [
-        shape
-        for shape in features.cooperative_matrix
-        if (shape.a, shape.b, shape.c, shape.result) == ("f16", "f16", "f32", "f32")
-        and shape.subgroup
-        and 64 % shape.m == 32 % shape.n == 32 % shape.k == 0
-    ]
+    shapes = _matrix_shapes(gpu, gpu.features.float16, ("f16", "f16", "f32", "f32"))
+    fitting = [shape for shape in shapes if 64 % shape.m == 32 % shape.n == 32 % shape.k == 0]
     return max(
         fitting, key=lambda shape: ((shape.m, shape.n, shape.k) == (16, 16, 16), shape.m * shape.n), default=None
     )
+
+
+def byte_matrix_shape(gpu: Gpu, rows: int = 16) -> CooperativeMatrix | None:
+    """The shape that product_matrix_int8.comp takes on this GPU for so many rows and more: signed bytes to int32, the
+    largest.
+    """
+    shapes = _matrix_shapes(gpu, gpu.features.int8, ("i8", "i8", "i32", "i32"))
+    fitting = [shape for shape in shapes if 16 % shape.m == rows % shape.n == 32 % shape.k == 0]
+    return max(fitting, key=lambda shape: (shape.m * shape.n, shape.k), default=None)
+
+
+def _matrix_shapes(gpu: Gpu, elements: bool, types: tuple[str, str, str, str]) -> list[CooperativeMatrix]:
+    """elements: whether shaders may compute with the type that is multiplied."""
+    features = gpu.features
+    usable = elements and features.memory_model and features.full_subgroups
+    if not usable or gpu.limits.shared_memory < MATRIX_SHARED_BYTES:
+        return []
+    return [
+        shape
+        for shape in features.cooperative_matrix
+        if shape.subgroup and (shape.a, shape.b, shape.c, shape.result) == types
+    ]
 
 
 def missing(gpu: Gpu) -> list[str]:

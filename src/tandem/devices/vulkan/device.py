@@ -17,7 +17,7 @@ from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, HeadSpec, S
 from tandem.devices.vulkan.blocks import VulkanBlock, grouped, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
 from tandem.devices.vulkan.ceilings import measure_ceilings
-from tandem.devices.vulkan.context import Context, matrix_shape
+from tandem.devices.vulkan.context import Context, byte_matrix_shape, matrix_shape
 from tandem.devices.vulkan.instance import Instance, shared_instance
 from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes, matrix_key
@@ -27,6 +27,7 @@ from tandem.devices.vulkan.probe import Gpu, probe_all
 from tandem.devices.vulkan.products import Kernels
 from tandem.devices.vulkan.program import Machine, VulkanProgram, step_data_bytes
 from tandem.devices.vulkan.shared import SharedArrays
+from tandem.devices.vulkan.tiles import NARROW_ROWS
 from tandem.devices.vulkan.workspace import Workspace, sizes
 from tandem.devices.weights_check import check_weights
 from tandem.errors import DeviceError
@@ -221,6 +222,9 @@ class VulkanDevice:
 
 
 def _kernels(gpu: Gpu, deterministic: bool) -> Kernels:
-    shape = matrix_shape(gpu)
-    sizes = (shape.m, shape.n, shape.k) if shape else None
-    return Kernels(gpu.features.integer_dot, deterministic, sizes, gpu.limits.subgroup, gpu.limits.shared_memory)
+    shapes = (matrix_shape(gpu), byte_matrix_shape(gpu), byte_matrix_shape(gpu, NARROW_ROWS))
+    floats, whole, narrow = ((shape.m, shape.n, shape.k) if shape else None for shape in shapes)
+    limits = gpu.limits
+    return Kernels(
+        gpu.features.integer_dot, deterministic, floats, whole, narrow, limits.subgroup, limits.shared_memory
+    )

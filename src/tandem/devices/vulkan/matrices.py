@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.devices.vulkan.memory import Memory, Part, View, rounded
-from tandem.devices.vulkan.packing import blocks_of, pack_rows, row_words
+from tandem.devices.vulkan.packing import PANEL, Bytes, blocks_of, pack_rows, padded_rows, row_words
 from tandem.devices.vulkan.probe import GpuLimits
 from tandem.devices.vulkan.staging import SLOT_BYTES
 from tandem.errors import DeviceError
@@ -21,7 +21,7 @@ from tandem.weights.tensor import Tensor
 Float32Array = npt.NDArray[np.float32]
 
 _ALIGNMENT = 256
-# Outputs of a workgroup of product.comp, which has the fewest: LANES / SHARE.
+# Outputs that a workgroup of product.comp makes at least.
 GROUP_OUTPUTS = 4
 
 
@@ -47,7 +47,7 @@ class Matrix:
         self.chunks: list[Chunk] = []
         self.bytes = 0
         for first, rows in split_rows(limits, tensors):
-            size = rows * self.row_words * 4
+            size = padded_rows(rows) * self.row_words * 4
             buffer = memory.device(size, clear=False)
             memory.fill(buffer.all(), _parts(tensors, first, rows))
             self.chunks.append(Chunk(first, rows, buffer.all()))
@@ -84,10 +84,11 @@ def split_rows(limits: GpuLimits, tensors: Sequence[Tensor]) -> Iterator[tuple[i
     row_bytes = row_words(tensors[0].type, tensors[0].shape[1]) * 4
     most = min(limits.storage_range, limits.allocation) // _ALIGNMENT * _ALIGNMENT // row_bytes
     # A product's workgroups stand in the first dimension of its grid.
-    most = min(most, limits.groups[0] * GROUP_OUTPUTS)
-    if most == 0:
+    most = min(most, limits.groups[0] * GROUP_OUTPUTS) // PANEL * PANEL
+    if most == 0 or PANEL * row_bytes > SLOT_BYTES:
         raise DeviceError(
-            f"vulkan: a row of tensor '{tensors[0].name}' ({row_bytes:,} bytes) exceeds the device's limits"
+            f"vulkan: {PANEL} rows of tensor '{tensors[0].name}' ({PANEL * row_bytes:,} bytes) exceed the device's "
+            "limits"
         )
     for first in range(0, rows, most):
         yield first, min(most, rows - first)
@@ -96,7 +97,7 @@ def split_rows(limits: GpuLimits, tensors: Sequence[Tensor]) -> Iterator[tuple[i
 def matrix_bytes(limits: GpuLimits, tensors: Sequence[Tensor]) -> int:
     """What `Matrix` keeps resident."""
     row_bytes = row_words(tensors[0].type, tensors[0].shape[1]) * 4
-    return sum(rounded(rows * row_bytes) for _, rows in split_rows(limits, tensors))
+    return sum(rounded(padded_rows(rows) * row_bytes) for _, rows in split_rows(limits, tensors))
 
 
 class Vectors:
@@ -116,16 +117,24 @@ class Vectors:
 
 
 def _parts(tensors: Sequence[Tensor], first: int, rows: int) -> list[Part]:
-    """Rows [first, first + rows) of the tensors together, some at a time, packed where they shall lie."""
+    """Rows [first, first + rows) of the tensors together, some panels at a time, packed where they shall lie."""
+    type, columns = tensors[0].type, tensors[0].shape[1]
+    row_bytes = row_words(type, columns) * 4
+    step = max(1, SLOT_BYTES // row_bytes // PANEL) * PANEL
     parts: list[Part] = []
-    at = 0
-    for tensor in tensors:
-        data, columns = tensor.data.reshape(tensor.shape[0], -1), tensor.shape[1]
-        row_bytes = row_words(tensor.type, columns) * 4
-        step = max(1, SLOT_BYTES // row_bytes)
-        stop = min(first + rows - at, len(data))
-        for start in range(max(0, first - at), stop, step):
-            piece = data[start : min(start + step, stop)]
-            parts.append((len(piece) * row_bytes, partial(pack_rows, tensor.type, piece, columns)))
-        at += len(data)
+    for start in range(first, first + rows, step):
+        stop = min(start + step, first + rows)
+        pack = partial(_pack, tensors, start, stop)
+        parts.append((padded_rows(stop - start) * row_bytes, pack))
     return parts
+
+
+def _pack(tensors: Sequence[Tensor], start: int, stop: int, out: Bytes) -> None:
+    """Rows [start, stop) of the tensors together."""
+    pieces, at = [], 0
+    for tensor in tensors:
+        data = tensor.data.reshape(tensor.shape[0], -1)
+        pieces.append(data[max(0, start - at) : max(0, stop - at)])
+        at += len(data)
+    held = [piece for piece in pieces if len(piece)]
+    pack_rows(tensors[0].type, held[0] if len(held) == 1 else np.concatenate(held), out)

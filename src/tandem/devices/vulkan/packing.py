@@ -1,7 +1,8 @@
 """How matrices lie in device memory: ggml's blocks, taken apart into 32-bit words that shaders load without waste.
 
 A row is a multiple of four words: the quants of all its blocks of 32 elements, then what the type has of high bits,
-then its scales; `shaders/weights.glsl` reads this.
+then its scales. 16 rows are a panel, the last one filled up with zeros: in it lie the first quad (or word) of each row,
+then the second ones, and so on, so that whoever works for 16 rows reads one stream. `shaders/weights.glsl` reads this.
 
 - F32, F16, BF16: the elements, padded with zeros to a multiple of 32.
 - Q8_0: 8 words a block. All others: 4 words a block; byte j holds element j below and element 16 + j above.
@@ -25,6 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 
 BLOCK = 32
+PANEL = 16
 _LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
 
 # Where a ggml block keeps its parts: slices of bytes.
@@ -66,30 +68,44 @@ def row_words(type: TensorType, columns: int) -> int:
     return -(-words // 4) * 4
 
 
-def pack_rows(type: TensorType, data: Bytes, columns: int, out: Bytes) -> None:
-    """Packs rows of a tensor's bytes, [rows, row bytes], into `out`, the bytes of all their row_words words."""
-    rows = len(data)
-    target = out.reshape(rows, -1)
+def padded_rows(rows: int) -> int:
+    """Rows of whole panels."""
+    return -(-rows // PANEL) * PANEL
+
+
+def pack_rows(type: TensorType, data: Bytes, out: Bytes) -> None:
+    """Packs rows of a tensor's bytes, [rows, row bytes], into `out`, the bytes of their panels."""
+    rows = padded_rows(len(data))
+    if rows > len(data):
+        data = np.concatenate([data, np.zeros((rows - len(data), data.shape[1]), np.uint8)])
+    target = out.reshape(rows // PANEL, -1)
     if type.block == 1:
-        target[:, : data.shape[1]] = data
-        target[:, data.shape[1] :] = 0
-        return
-    blocks = data.reshape(rows, -1, type.block_bytes)
-    at = _put(target, 0, _quants(type, blocks))
-    if type in _FIFTH or type is TensorType.Q6_K:
-        at = _put(target, at, _high(type, blocks))
-    if type is TensorType.Q6_K:
-        at = _put(target, at, blocks[..., 192:208])
-    at = _put(target, at, blocks[..., _HEAD[type]])
+        at = _put(target, 0, data, 16)
+    else:
+        blocks = data.reshape(rows, -1, type.block_bytes)
+        at = _put(target, 0, _quants(type, blocks), 16)
+        if type in _FIFTH or type is TensorType.Q6_K:
+            at = _put(target, at, _high(type, blocks), 8 if type is TensorType.Q6_K else 4)
+        if type is TensorType.Q6_K:
+            at = _put(target, at, blocks[..., 192:208], 4)
+        at = _put(target, at, blocks[..., _HEAD[type]], 16 if type in (TensorType.Q4_K, TensorType.Q5_K) else 4)
     target[:, at:] = 0
 
 
-def _put(target: Bytes, at: int, part: Bytes) -> int:
-    """Copies what a row has of one kind to where it begins; returns where the next kind does, at a whole word."""
-    rows, size = len(part), int(np.prod(part.shape[1:]))
-    target[:, at : at + size].reshape(part.shape)[...] = part
-    stop = at + -(-size // 4) * 4
-    target[:rows, at + size : stop] = 0
+def _put(target: Bytes, at: int, part: Bytes, unit: int) -> int:
+    """Copies what rows have of one kind to where it begins in their panels, `unit` bytes of each row in turn; returns
+    where the next kind begins.
+    """
+    size = part.size // len(part)
+    whole = -(-size // unit) * unit
+    stop = at + whole * PANEL
+    place = target[:, at:stop].reshape(len(target), whole // unit, PANEL, unit).swapaxes(1, 2)
+    if whole == size:
+        place[...] = part.reshape(place.shape)
+    else:
+        filled = np.zeros((len(part), whole), np.uint8)
+        filled[:, :size] = part.reshape(len(part), size)
+        place[...] = filled.reshape(place.shape)
     return stop
 
 

@@ -49,6 +49,7 @@ class Features:
     integer_dot: bool
     storage_16bit: bool
     float16: bool
+    int8: bool
     memory_model: bool
     full_subgroups: bool
     timeline_semaphore: bool
@@ -227,6 +228,7 @@ def _features(instance: Instance, handle: Any, extensions: frozenset[str]) -> Fe
         integer_dot=bool(dot.shaderIntegerDotProduct),
         storage_16bit=bool(storage.storageBuffer16BitAccess),
         float16=bool(half.shaderFloat16),
+        int8=bool(half.shaderInt8),
         memory_model=bool(memory.vulkanMemoryModel and memory.vulkanMemoryModelDeviceScope),
         full_subgroups=bool(full.computeFullSubgroups),
         timeline_semaphore=bool(timeline.timelineSemaphore),

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tandem.devices.vulkan.dispatch import LANES, Grid
+from tandem.devices.vulkan.dispatch import Grid
 from tandem.devices.vulkan.matrices import Chunk, Matrix
-from tandem.devices.vulkan.tiles import MATRIX_ROWS, MOST_ROWS, matrix_tile, most_splits
+from tandem.devices.vulkan.tiles import MATRIX_ROWS, MOST_ROWS, NARROW_ROWS, byte_matrix_tile, matrix_tile, most_splits
 from tandem.devices.vulkan.workspace import padded, quantized_words
 from tandem.weights.tensor import TensorType
 
-# Lanes that share an output in product.comp and product_int.comp: all of a workgroup where few outputs have long sums,
-# for which the GPU would otherwise have too little to do at once.
-SHARE = 16
+# Lanes of a workgroup of product.comp and product_int.comp, and how many share an output: more where few outputs have
+# long sums, for which the GPU would otherwise have too little to do at once.
+SHARED, THIN = (128, 16), (256, 64)
 _THIN_OUTPUTS, _LONG_BLOCKS = 8192, 32
-# Workgroups that keep a large GPU busy.
-_BUSY = 1200
+# Lanes that keep a large GPU busy.
+_BUSY = 150_000
 # Rows and outputs of a workgroup of product_tile.comp and product_tile_float.comp.
 _TILE, _TILE_LANES = (64, 64), 256
 
@@ -25,26 +25,28 @@ _TILE, _TILE_LANES = (64, 64), 256
 class Kernels:
     """What a device multiplies with. deterministic: sums in one order, however many rows there are.
 
-    matrix_shape: of cooperative matrices, where there are some; subgroup: lanes of one; shared_memory: bytes that a
-    workgroup may have.
+    matrix_shape, byte_matrix_shape, narrow_matrix_shape: of cooperative matrices of float16, of bytes, and of bytes for
+    few rows, where there are some; subgroup: lanes of one; shared_memory: bytes that a workgroup may have.
     """
 
     integer_dot: bool
     deterministic: bool
     matrix_shape: tuple[int, int, int] | None
+    byte_matrix_shape: tuple[int, int, int] | None
+    narrow_matrix_shape: tuple[int, int, int] | None
     subgroup: int
     shared_memory: int
 
     @property
     def matrices(self) -> bool:
         """Whether some products use cooperative matrices."""
-        return self.matrix_shape is not None and not self.deterministic
+        return (self.matrix_shape or self.byte_matrix_shape) is not None and not self.deterministic
 
     def splits(self, matrices: Sequence[Matrix], bucket: int) -> int:
         """Into how many results, to be added by whoever reads them, the products with these matrices cut their sums: so
         many that the whole GPU has something to read.
         """
-        if any(self.shader(matrix, bucket) != "product_matrix" for matrix in matrices):
+        if not all(self.shader(matrix, bucket).startswith("product_matrix") for matrix in matrices):
             return 1
         return most_splits(sum(matrix.rows for matrix in matrices), bucket)
 
@@ -57,11 +59,20 @@ class Kernels:
     def shader(self, matrix: Matrix, bucket: int) -> str:
         """The shader."""
         quantized = self.integer_dot and matrix.type.block > 1
-        if self.matrices and bucket >= MATRIX_ROWS and (quantized or matrix.type is TensorType.F16):
+        if self.byte_shape(bucket) and quantized and matrix.type is not TensorType.Q6_K:
+            return "product_matrix_int8"
+        floats = self.matrix_shape if bucket >= MATRIX_ROWS and not self.deterministic else None
+        if floats and (quantized or matrix.type is TensorType.F16):
             return "product_matrix"
         if bucket > MOST_ROWS and not self.deterministic:
             return "product_tile" if quantized else "product_tile_float"
         return "product_int" if quantized else "product"
+
+    def byte_shape(self, bucket: int) -> tuple[int, int, int] | None:
+        """The matrices of bytes that multiply a step's rows, if any do."""
+        if self.deterministic or bucket < NARROW_ROWS:
+            return None
+        return self.byte_matrix_shape if bucket >= MATRIX_ROWS else self.narrow_matrix_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +92,26 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, split
     kind = matrix.type.ggml_id
     as_float = shader in ("product", "product_tile_float")
     stride = padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)
-    if shader == "product_matrix":
-        assert kernels.matrix_shape is not None
-        tile = matrix_tile(bucket, kernels.subgroup, kernels.shared_memory)
+    if shader.startswith("product_matrix"):
+        if shader == "product_matrix":
+            shape, tile = kernels.matrix_shape, matrix_tile(bucket, kernels.subgroup, kernels.shared_memory)
+        else:
+            shape, tile = kernels.byte_shape(bucket), byte_matrix_tile(bucket, kernels.subgroup, kernels.shared_memory)
+        assert shape is not None
         rows, outputs = tile.rows, tile.outputs
-        lanes = tile.subgroups * kernels.subgroup
-        sizes = (tile.rows, tile.outputs, tile.part, tile.subgroups, tile.above)
-        constants: tuple[int, ...] = (lanes, kind, *kernels.matrix_shape, *sizes)
+        constants: tuple[int, ...] = (tile.subgroups * kernels.subgroup, kind, *shape, *tile.sizes)
     elif shader.startswith("product_tile"):
         rows, outputs = _TILE
         constants = (_TILE_LANES, kind)
     else:
         rows = min(bucket, MOST_ROWS)
         thin = matrix.rows < _THIN_OUTPUTS and matrix.blocks >= _LONG_BLOCKS
-        share = LANES if thin else SHARE
-        # Two outputs a lane share what it loads of the rows; not where too few workgroups would be left.
-        busy = bucket > MOST_ROWS or (bucket > 1 and matrix.rows * share >= _BUSY * 2 * LANES)
-        each = 2 if shader == "product_int" and busy else 1
-        outputs = LANES // share * each
-        constants = (LANES, kind, rows, each, share)
+        lanes, share = THIN if thin else SHARED
+        # Two outputs a lane share what it loads of the rows; not where too few lanes would be left, nor where registers
+        # would be.
+        each = 2 if shader == "product_int" and 1 < rows < MOST_ROWS and matrix.rows * share >= _BUSY else 1
+        outputs = lanes // share * each
+        constants = (lanes, kind, rows, each, share)
     for chunk in matrix.chunks:
         grid = Grid(-(-chunk.rows // outputs) * splits, rows, sampled)
         yield Product(shader, constants, grid, (matrix.blocks, chunk.rows, matrix.row_words, stride, splits), chunk)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 # The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once.
 MOST_ROWS, MANY_ROWS = 16, 1 << 16
-# From so many rows cooperative matrices multiply, where they may.
-MATRIX_ROWS = 9
+# From so many rows cooperative matrices multiply, where they may; those of bytes, where the driver has some that are as
+# narrow, from fewer.
+MATRIX_ROWS, NARROW_ROWS = 9, 8
 BUCKETS = (1, 2, 4, 6, 8, 12, MOST_ROWS, 32, 64, MANY_ROWS)
 # Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
 # there; steps of more than FEW_ROWS have several tiles of rows.
@@ -16,8 +17,9 @@ FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
 
 @dataclass(frozen=True, slots=True)
 class MatrixTile:
-    """A workgroup of product_matrix.comp: the rows and outputs that it makes, the elements of a sum that it takes at a
-    time, its subgroups and how many of them stand above each other.
+    """A workgroup of product_matrix.comp or product_matrix_int8.comp: the rows and outputs that it makes, the elements
+    of a sum that it takes at a time, its subgroups and how many of them stand above each other; how many parts of the
+    sum are on their way while it multiplies.
     """
 
     rows: int
@@ -25,6 +27,12 @@ class MatrixTile:
     part: int
     subgroups: int
     above: int
+    ahead: int = 1
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """As the shaders' constants have them; only that of bytes knows the last."""
+        return self.rows, self.outputs, self.part, self.subgroups, self.above, self.ahead
 
 
 def matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
@@ -40,6 +48,24 @@ def matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
     if subgroup > 32:
         return MatrixTile(128, 64, 32, 4, 2)
     return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2)
+
+
+def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
+    """The same for product_matrix_int8.comp, which keeps two parts in shared memory. What is ahead is in registers, of
+    which wide subgroups have fewer.
+    """
+    ahead = 4 if subgroup <= 32 else 2
+    if bucket <= NARROW_ROWS:
+        return MatrixTile(NARROW_ROWS, 64, 128, 4, 1, ahead)
+    if bucket <= 16:
+        return MatrixTile(16, 64, 64, 4, 1, ahead)
+    if bucket <= 32:
+        return MatrixTile(32, 64, 64, 4, 1, ahead)
+    if bucket <= FEW_ROWS:
+        return MatrixTile(64, 128, 32, 4, 2, 2)
+    if subgroup > 32:
+        return MatrixTile(128, 64, 32, 4, 2)
+    return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2, 2)
 
 
 def most_splits(outputs: int, bucket: int) -> int:

@@ -13,12 +13,12 @@ int dot_quad(uvec4 a, uvec4 b) {
 }
 
 // A block's quants as stored: elements 0..15 and 16..31.
-void unpack_bytes(uint row, uint block, uint blocks, out uvec4 low, out uvec4 high) {
+void unpack_bytes(uvec2 row, uint block, uint blocks, out uvec4 low, out uvec4 high) {
     if (TYPE == Q8_0) {
-        low = quads[row / 4 + block * 2];
-        high = quads[row / 4 + block * 2 + 1];
+        low = row_quad(row, block * 2);
+        high = row_quad(row, block * 2 + 1);
     } else {
-        join_bits(quads[row / 4 + block], high_words(row, block, blocks), low, high);
+        join_bits(row_quad(row, block), high_words(row, block, blocks), low, high);
     }
 }
 

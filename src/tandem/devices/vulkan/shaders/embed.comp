@@ -32,7 +32,7 @@ void main() {
     if (token >= tokens) return;
     for (uint block = gl_LocalInvocationID.x; block < blocks; block += LANES) {
         vec4 v[8];
-        unpack_block(token * row_words, block, blocks, v);
+        unpack_block(row_place(token, row_words), block, blocks, v);
         for (uint i = 0; i < 32; ++i) {
             uint column = block * 32 + i;
             if (column < width) hidden[row * width + column] = v[i / 4][i % 4] * scale;

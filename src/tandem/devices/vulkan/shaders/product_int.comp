@@ -16,17 +16,17 @@ void main() {
     uint lane = gl_LocalInvocationID.x;
     uint count = sampled != 0 ? batch_samples() : batch_rows();
     uvec2 tile = tile_of_workgroup(ROWS) * uvec2(1, GROUP * OUTPUTS);
-    uint first = tile.x, index = tile.y + lane / SHARE;
+    uint first = tile.x, index = tile.y + lane % GROUP;
     if (first >= count) return;
 
     precise float sums[OUTPUTS][ROWS];
     [[unroll]] for (uint o = 0; o < OUTPUTS; ++o)
         [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[o][r] = 0;
-    for (uint block = lane % SHARE; block < blocks; block += SHARE) {
+    for (uint block = lane / GROUP; block < blocks; block += SHARE) {
         uvec4 low[OUTPUTS], high[OUTPUTS];
         vec4 factors[OUTPUTS];
         [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
-            uint row = min(index + o * GROUP, outputs - 1) * row_words;
+            uvec2 row = row_place(min(index + o * GROUP, outputs - 1), row_words);
             unpack_bytes(row, block, blocks, low[o], high[o]);
             factors[o] = block_factors(row, block, blocks);
         }

@@ -77,7 +77,7 @@ void main() {
         if (first > begin) {
             barrier();
             [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
-                uint item = lane + e * LANES, block = first - BLOCKS + item % BLOCKS, at = item / BLOCKS * STRIDE + item % BLOCKS * 8;
+                uint item = lane + e * LANES, block = first - BLOCKS + item / OUTPUTS, at = item % OUTPUTS * STRIDE + item / OUTPUTS * 8;
                 if (item >= OUTPUTS * BLOCKS) break;
                 if (TYPE == F16) {
                     [[unroll]] for (uint i = 0; i < 8; ++i) {
@@ -120,9 +120,9 @@ void main() {
         }
         if (first < end) {
             [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
-                uint item = lane + e * LANES, block = min(first + item % BLOCKS, end - 1);
-                uint row = min(corner.y + item / BLOCKS, outputs - 1) * row_words;
-                [[unroll]] for (uint i = 0; i < W_QUADS; ++i) w_quads[e * W_QUADS + i] = quads[row / 4 + block * W_QUADS + i];
+                uint item = lane + e * LANES, block = min(first + item / OUTPUTS, end - 1);
+                uvec2 row = row_place(min(corner.y + item % OUTPUTS, outputs - 1), row_words);
+                [[unroll]] for (uint i = 0; i < W_QUADS; ++i) w_quads[e * W_QUADS + i] = row_quad(row, block * W_QUADS + i);
                 w_scales[e] = scale_words(row, block, blocks);
                 w_high[e] = high_words(row, block, blocks);
             }

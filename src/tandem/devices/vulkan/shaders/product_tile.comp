@@ -30,8 +30,9 @@ void main() {
 
     // Half of the lanes bring a block of weights each, half one of activations; the next ones while the last are used.
     bool brings_weights = lane < ITEMS;
-    uint item = lane % ITEMS, at_row = item / STEP, at_block = item % STEP, place = at_block * TILE + at_row;
-    uint source = brings_weights ? min(corner.y + at_row, outputs - 1) * row_words : min(corner.x + at_row, count - 1) * x_stride;
+    uint place = lane % ITEMS, at_row = place % TILE, at_block = place / TILE;
+    uvec2 w_row = row_place(min(corner.y + at_row, outputs - 1), row_words);
+    uint x_row = min(corner.x + at_row, count - 1) * x_stride;
     uvec4 low = uvec4(0), high = uvec4(0);
     vec4 factors = vec4(0);
     float sums[EACH][EACH];
@@ -56,12 +57,12 @@ void main() {
         uint block = first + at_block;
         if (block < blocks) {
             if (brings_weights) {
-                unpack_bytes(source, block, blocks, low, high);
-                factors = block_factors(source, block, blocks);
+                unpack_bytes(w_row, block, blocks, low, high);
+                factors = block_factors(w_row, block, blocks);
             } else {
-                uint at = source + blocks * 8 + block * 2;
-                low = q4[source / 4 + block * 2];
-                high = q4[source / 4 + block * 2 + 1];
+                uint at = x_row + blocks * 8 + block * 2;
+                low = q4[x_row / 4 + block * 2];
+                high = q4[x_row / 4 + block * 2 + 1];
                 factors = vec4(uintBitsToFloat(q[at]), halves(q[at + 1]), 0);
             }
         } else {

@@ -25,7 +25,8 @@ void main() {
     // Half of the lanes bring half a block of a row of weights each, half one of activations.
     bool brings_weights = lane < ITEMS;
     uint item = lane % ITEMS, at_row = item % TILE, at_part = item / TILE;
-    uint w_row = min(corner.y + at_row, outputs - 1) * row_words, x_row = min(corner.x + at_row, count - 1) * x_stride;
+    uvec2 w_row = row_place(min(corner.y + at_row, outputs - 1), row_words);
+    uint x_row = min(corner.x + at_row, count - 1) * x_stride;
     uint o0 = lane % SIDE * EACH, r0 = lane / SIDE * EACH;
     float sums[EACH][EACH];
     [[unroll]] for (uint o = 0; o < EACH; ++o)

@@ -1,4 +1,4 @@
-// Packed matrices, as packing.py lays out their rows; binding 1. A block is 32 elements of a row.
+// Packed matrices, as packing.py lays them out in panels of 16 rows; binding 1. A block is 32 elements of a row.
 layout(constant_id = 1) const uint TYPE = 0;
 
 const uint F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30;
@@ -7,6 +7,14 @@ const bool HAS_FIFTH = TYPE == Q5_0 || TYPE == Q5_1 || TYPE == Q5_K;
 
 layout(set = 0, binding = 1) readonly buffer Words { uint words[]; };
 layout(set = 0, binding = 1) readonly buffer Quads { uvec4 quads[]; };
+
+// A row: the word where its panel begins, and its number there.
+const uint PANEL = 16;
+uvec2 row_place(uint row, uint row_words) { return uvec2(row / PANEL * PANEL * row_words, row % PANEL); }
+
+// The quad and the word that are `index`th of a row.
+uvec4 row_quad(uvec2 row, uint index) { return quads[row.x / 4 + index * PANEL + row.y]; }
+uint row_word(uvec2 row, uint index) { return words[row.x + index * PANEL + row.y]; }
 
 vec4 unsigned_bytes(uint w) { return vec4(w & 0xffu, w >> 8 & 0xffu, w >> 16 & 0xffu, w >> 24); }
 vec4 signed_bytes(uint w) { return vec4(ivec4(w << 24, w << 16, w << 8, w) >> 24); }
@@ -24,14 +32,14 @@ vec2 scale_and_minimum(uvec4 head, uint i) {
 }
 
 // The words that hold a block's scales.
-uvec4 scale_words(uint row, uint block, uint blocks) {
+uvec4 scale_words(uvec2 row, uint block, uint blocks) {
     if (TYPE == Q4_0 || TYPE == Q5_0 || TYPE == Q8_0)
-        return uvec4(words[row + blocks * (TYPE == Q8_0 ? 8 : TYPE == Q5_0 ? 5 : 4) + block / 2]);
-    if (TYPE == Q4_1 || TYPE == Q5_1) return uvec4(words[row + blocks * (TYPE == Q5_1 ? 5 : 4) + block]);
-    if (TYPE == Q4_K || TYPE == Q5_K) return quads[(row + blocks * (TYPE == Q5_K ? 5 : 4)) / 4 + block / 8];
+        return uvec4(row_word(row, blocks * (TYPE == Q8_0 ? 8 : TYPE == Q5_0 ? 5 : 4) + block / 2));
+    if (TYPE == Q4_1 || TYPE == Q5_1) return uvec4(row_word(row, blocks * (TYPE == Q5_1 ? 5 : 4) + block));
+    if (TYPE == Q4_K || TYPE == Q5_K) return row_quad(row, blocks * (TYPE == Q5_K ? 5 : 4) / 4 + block / 8);
     if (TYPE == Q6_K) {
-        uint scales = row + blocks * 6;
-        return uvec4(words[scales + block / 2], words[scales + blocks / 2 + block / 16], 0, 0);
+        uint scales = blocks * 6;
+        return uvec4(row_word(row, scales + block / 2), row_word(row, scales + blocks / 2 + block / 16), 0, 0);
     }
     return uvec4(0);
 }
@@ -56,12 +64,12 @@ vec4 factors_of(uvec4 scales, uint block) {
     return vec4(1, 0, 1, 0);
 }
 
-vec4 block_factors(uint row, uint block, uint blocks) { return factors_of(scale_words(row, block, blocks), block); }
+vec4 block_factors(uvec2 row, uint block, uint blocks) { return factors_of(scale_words(row, block, blocks), block); }
 
 // The words that hold the bits above the fourth of a block's elements.
-uvec2 high_words(uint row, uint block, uint blocks) {
-    if (HAS_FIFTH) return uvec2(words[row + blocks * 4 + block]);
-    uint at = row + blocks * 4 + block * 2;
+uvec2 high_words(uvec2 row, uint block, uint blocks) {
+    if (HAS_FIFTH) return uvec2(row_word(row, blocks * 4 + block));
+    uint at = row.x + blocks * 4 * PANEL + (block * PANEL + row.y) * 2;
     return TYPE == Q6_K ? uvec2(words[at], words[at + 1]) : uvec2(0);
 }
 
@@ -93,22 +101,22 @@ void unpack_16bit(uvec4 q, out vec4 first, out vec4 second) {
     }
 }
 
-// The 32 values of one block; `row` is the row's first word, a multiple of 4.
-void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
+// The 32 values of one block.
+void unpack_block(uvec2 row, uint block, uint blocks, out vec4 v[8]) {
     if (TYPE == F32) {
-        [[unroll]] for (uint i = 0; i < 8; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + i]);
+        [[unroll]] for (uint i = 0; i < 8; ++i) v[i] = uintBitsToFloat(row_quad(row, block * 8 + i));
     } else if (TYPE == F16 || TYPE == BF16) {
-        [[unroll]] for (uint i = 0; i < 4; ++i) unpack_16bit(quads[row / 4 + block * 4 + i], v[2 * i], v[2 * i + 1]);
+        [[unroll]] for (uint i = 0; i < 4; ++i) unpack_16bit(row_quad(row, block * 4 + i), v[2 * i], v[2 * i + 1]);
     } else {
         vec4 factors = block_factors(row, block, blocks);
         if (TYPE == Q8_0) {
-            uvec4 low = quads[row / 4 + block * 2], high = quads[row / 4 + block * 2 + 1];
+            uvec4 low = row_quad(row, block * 2), high = row_quad(row, block * 2 + 1);
             [[unroll]] for (uint i = 0; i < 4; ++i) {
                 v[i] = signed_bytes(low[i]) * factors.x;
                 v[i + 4] = signed_bytes(high[i]) * factors.x;
             }
         } else if (HAS_NIBBLES) {
-            uvec4 q = quads[row / 4 + block];
+            uvec4 q = row_quad(row, block);
             uvec2 bits = high_words(row, block, blocks);
             [[unroll]] for (uint w = 0; w < 4; ++w) {
                 uvec2 high = high_of(bits, w);
@@ -120,18 +128,18 @@ void unpack_block(uint row, uint block, uint blocks, out vec4 v[8]) {
 }
 
 // Half of what `unpack_block` gives: elements 16 * part and on.
-void unpack_half(uint row, uint block, uint blocks, uint part, out vec4 v[4]) {
+void unpack_half(uvec2 row, uint block, uint blocks, uint part, out vec4 v[4]) {
     if (TYPE == F32) {
-        [[unroll]] for (uint i = 0; i < 4; ++i) v[i] = uintBitsToFloat(quads[row / 4 + block * 8 + part * 4 + i]);
+        [[unroll]] for (uint i = 0; i < 4; ++i) v[i] = uintBitsToFloat(row_quad(row, block * 8 + part * 4 + i));
         return;
     }
     if (TYPE == F16 || TYPE == BF16) {
-        [[unroll]] for (uint i = 0; i < 2; ++i) unpack_16bit(quads[row / 4 + block * 4 + part * 2 + i], v[2 * i], v[2 * i + 1]);
+        [[unroll]] for (uint i = 0; i < 2; ++i) unpack_16bit(row_quad(row, block * 4 + part * 2 + i), v[2 * i], v[2 * i + 1]);
         return;
     }
     vec4 factors = block_factors(row, block, blocks);
     vec2 factor = part == 0 ? factors.xy : factors.zw;
-    uvec4 q = quads[row / 4 + (TYPE == Q8_0 ? block * 2 + part : block)];
+    uvec4 q = row_quad(row, TYPE == Q8_0 ? block * 2 + part : block);
     uvec2 bits = high_words(row, block, blocks);
     [[unroll]] for (uint w = 0; w < 4; ++w) {
         if (TYPE == Q8_0) {
