@@ -27,7 +27,7 @@ from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi,
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.products import SHARED, THIN
+from tandem.devices.vulkan.products import SHARED, THIN, gated_outputs
 from tandem.devices.vulkan.tiles import BUCKETS, MOST_ROWS, byte_matrix_tile, matrix_tile
 from tandem.weights.tensor import TensorType
 
@@ -38,7 +38,8 @@ HEAD_DIMS = (64, 128, 256)
 WAVE = 64
 
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
-CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "product_matrix", "norm", "attention_split"), 128)
+CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "norm", "attention_split", "attention_row"), 128)
+CEILINGS |= dict.fromkeys(("product_gated", "product_int_gated", "product_norm", "product_int_norm"), 128)
 # Float16 weights bring float32 activations in registers; 168 let 4 waves of wave64 share a SIMD.
 CEILINGS["product_matrix"] = CEILINGS["product_matrix_int8"] = 168
 # Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
@@ -80,6 +81,11 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
             yield f"product {kind.name} x{rows}", "product", (lanes, id, rows, 1, share)
             if quantized:
                 yield f"product_int {kind.name} x{rows}", "product_int", (lanes, id, rows, 1, share)
+        for shader in ("product", "product_int") if quantized else ("product",):
+            for rows in (1, 2, 4, MOST_ROWS):
+                label = f"{shader}_gated {kind.name} x{rows}"
+                yield label, f"{shader}_gated", (ROW_LANES, id, rows, gated_outputs(shader, rows), share)
+            yield f"{shader}_norm {kind.name}", f"{shader}_norm", (ROW_LANES, id, 1, 1, THIN[1], 3, 1)
         yield f"product_tile_float {kind.name}", "product_tile_float", (ROW_LANES, id)
         if quantized:
             for rows in (bucket for bucket in BUCKETS if 1 < bucket < MOST_ROWS):
@@ -107,7 +113,8 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
                     (2 * LANES, dim, flag, 1, heads, rows),
                 )
                 lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
-                yield f"attention_split {dim} {dtype}, {heads} heads", "attention_split", (lanes, dim, flag, 1, heads)
+                for shader in ("attention_split", "attention_row"):
+                    yield f"{shader} {dim} {dtype}, {heads} heads", shader, (lanes, dim, flag, 1, heads)
     for each in (1, 4, 8):
         yield f"norm {each}", "norm", (ROW_LANES, each, 1, 1)
     yield "norm 4, 8 parts", "norm", (ROW_LANES, 4, 1, 8)
@@ -272,8 +279,8 @@ def faults(shader: str, statistics: dict[str, Any]) -> list[str]:
     instructions = statistics["instructions"]
     if not readable(instructions):
         return found
-    dots, matrices = ("product_int", "product_tile"), ("product_matrix", "product_matrix_int8")
-    wanted = "v_dot4" if shader in dots else "v_wmma" if shader in matrices else None
+    dots = ("product_int", "product_int_gated", "product_int_norm", "product_tile")
+    wanted = "v_dot4" if shader in dots else "v_wmma" if shader in ("product_matrix", "product_matrix_int8") else None
     if wanted and not any(name.startswith(wanted) for name in instructions):
         found.append(f"no {wanted}")
     if shader.startswith("product"):

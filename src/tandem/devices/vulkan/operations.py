@@ -3,69 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
 from tandem.devices.vulkan.blocks import VulkanBlock
-from tandem.devices.vulkan.dispatch import (
-    LANES,
-    MAX_SPLITS,
-    NONE,
-    ROW_LANES,
-    SPLIT_ROWS,
-    Dispatch,
-    Grid,
-    Use,
-    push,
-)
+from tandem.devices.vulkan.dispatch import LANES, MAX_SPLITS, NONE, ROW_LANES, SPLIT_ROWS, Dispatch, Grid, Use, push
 from tandem.devices.vulkan.kv import VulkanKVPool
+from tandem.devices.vulkan.matrices import Vectors
 from tandem.devices.vulkan.memory import View
-from tandem.devices.vulkan.products import Kernels, products
+from tandem.devices.vulkan.packing import BLOCK
+from tandem.devices.vulkan.products import Product, gated_product
 from tandem.devices.vulkan.profile import block_label
-from tandem.devices.vulkan.workspace import Workspace, padded
+from tandem.devices.vulkan.projections import (
+    AS_BYTES,
+    AS_FLOAT,
+    Addend,
+    Places,
+    Rows,
+    add_and_norm,
+    product,
+    result_splits,
+    wanted_forms,
+)
+from tandem.devices.vulkan.workspace import TICKETS, padded
 
-# What quantize.glsl makes of a row.
-_AS_FLOAT, _AS_BYTES = 1, 2
 # Queries of a workgroup of attention.comp at most: what its shared memory and registers hold.
 _QUERIES = 16
 # Of the queries of a workgroup of attention_split.comp, at most.
 _QUERY_ELEMENTS = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What a program's blocks work on. rows: of `hidden` and of each slice in `partials`; batch_rows: of the largest
-    step.
-
-    row_bucket, sample_bucket: no step that this is for has more rows or samples.
-    """
-
-    workspace: Workspace
-    step: View
-    hidden: View
-    logits: View
-    partials: View
-    slots: View
-    slot_count: int
-    rows: int
-    batch_rows: int
-    row_bucket: int
-    sample_bucket: int
-    kernels: Kernels
-
-
-@dataclass(frozen=True, slots=True)
-class Addend:
-    """What is to be added to the residual stream: the sum of `count` parts, biased and normalized; norm.comp does it
-    together with the norm that follows.
-    """
-
-    block: VulkanBlock
-    parts: View
-    count: int
-    stride: int
-    bias: str | None
-    post_norm: NormSpec | None
 
 
 def program_dispatches(
@@ -76,29 +41,32 @@ def program_dispatches(
     for block in blocks:
         work = block.work
         if addend is not None and not isinstance(work, AttentionSpec | FFNSpec):
-            yield from _labelled(addend.block, [_norm(addend.block, places, None, 0, addend)])
+            yield from add_and_norm(addend.block, places, None, 0, addend)
             addend = None
         match work:
             case EmbedSpec():
                 yield from _labelled(block, _embed(work, block, places))
             case AttentionSpec():
                 yield from _labelled(block, _attention(work, block, places, pools[work.layer], addend))
-                addend = _output_addend(block, places, "o_bias", work.post_norm)
+                yield from _labelled(block, _sliced_output(block, "o", places, Rows.of(places, "attended")))
+                addend = _output(block, "o", places, Rows.of(places, "attended"), "o_bias", work.post_norm)
             case FFNSpec():
                 yield from _labelled(block, _ffn(work, block, places, addend))
-                addend = _output_addend(block, places, None, work.post_norm)
+                yield from _labelled(block, _sliced_output(block, "down", places, _gated_rows(block, places)))
+                addend = _output(block, "down", places, _gated_rows(block, places), None, work.post_norm)
             case CombineSpec():
                 stride = places.rows * work.hidden
                 addend = Addend(block, places.partials, work.slices, stride, "bias", work.post_norm)
             case HeadSpec():
                 yield from _labelled(block, _head(work, block, places))
     if addend is not None:
-        yield from _labelled(addend.block, [_norm(addend.block, places, None, 0, addend)])
+        yield from add_and_norm(addend.block, places, None, 0, addend)
 
 
 def _labelled(block: VulkanBlock, dispatches: Iterable[Dispatch]) -> Iterator[Dispatch]:
+    """What has no label yet gets the block's."""
     label = block_label(block.work)
-    return (replace(each, block=label) for each in dispatches)
+    return (each if each.block else replace(each, block=label) for each in dispatches)
 
 
 def copy_rows(places: Places, source: View, target: View, width: int) -> Dispatch:
@@ -118,63 +86,116 @@ def _embed(spec: EmbedSpec, block: VulkanBlock, places: Places) -> Iterator[Disp
 
 
 def _head(spec: HeadSpec, block: VulkanBlock, places: Places) -> Iterator[Dispatch]:
-    outputs = _outputs(block, "output", places, places.sample_bucket)
-    yield _norm(block, places, spec.norm, outputs, None, sampled=True)
-    softcap = float(spec.softcap or 0)
-    yield from _product(block, "output", places, "normed", places.logits, spec.vocab, sampled=True, softcap=softcap)
+    outputs = wanted_forms(block, "output", places, places.sample_bucket)
+    yield from add_and_norm(block, places, spec.norm, outputs, None, sampled=True)
+    softcap, rows = float(spec.softcap or 0), Rows.of(places, "normed")
+    yield from product(block, "output", places, rows, places.logits, spec.vocab, sampled=True, softcap=softcap)
 
 
 def _attention(
     spec: AttentionSpec, block: VulkanBlock, places: Places, pool: VulkanKVPool, addend: Addend | None
 ) -> Iterator[Dispatch]:
-    qkv, splits = places.workspace.view("qkv"), places.workspace.view("splits")
-    yield _norm(block, places, spec.norm, _outputs(block, "qkv", places), addend)
-    parts, width = _splits(block, "qkv", places), (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-    yield from _product(block, "qkv", places, "normed", qkv, width, splits=parts)
-    shape = (pool.group.index, spec.kv_heads, pool.group.page_size, pool.chunk_pages)
-    pages = pool.chunks(spec.layer)
-    assert block.vectors is not None
-    at = block.vectors.at
-    eps = float(spec.qk_norm.eps) if spec.qk_norm else 0.0
-    values = (
-        *shape,
-        spec.heads,
-        at.get("q_bias", NONE),
-        at.get("q_norm", NONE),
-        at.get("k_norm", NONE),
-        eps,
-        eps,
-        at.get("frequencies", 0),
-        spec.rope.dims if spec.rope else 0,
-        int(spec.rope is not None and spec.rope.layout == "interleaved"),
-        parts[1],
-    )
-    uses = [Use(0, places.step), Use(1, qkv, "both"), Use(2, block.vectors.view)]
-    uses += [Use(3 + index, view, "both") for index, view in enumerate(pages)]
-    yield Dispatch(
-        "heads", (LANES, *pool.constants, parts[0]), tuple(uses), push(*values), Grid(spec.heads + 2 * spec.kv_heads)
-    )
-    split = places.row_bucket <= SPLIT_ROWS
-    slots, window = MAX_SPLITS if split else 1, spec.window or 0
-    heads = heads_together(spec.heads // spec.kv_heads, spec.head_dim if split else 0)
-    uses = [Use(0, places.step), Use(1, qkv), Use(2, splits, "write" if split else "both")]
-    uses += [Use(3 + index, view) for index, view in enumerate(pages)]
-    reach = push(*shape, spec.heads, slots, window, float(spec.scale), float(spec.softcap or 0))
-    if split:
-        # Keys at once: what fits into shared memory beside the queries.
-        lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
-        grid = Grid(spec.heads // heads, splits=window)
-        yield Dispatch("attention_split", (lanes, *pool.constants, heads), tuple(uses), reach, grid)
+    qkv, normed = places.workspace.view("qkv"), Rows.of(places, "normed")
+    yield from add_and_norm(block, places, spec.norm, wanted_forms(block, "qkv", places), addend)
+    parts, width = result_splits(block, "qkv", places), (spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    yield from product(block, "qkv", places, normed, qkv, width, splits=parts)
+    alone = _alone(spec, places, pool, parts[0])
+    if not alone:
+        uses = [Use(0, places.step), Use(1, qkv, "both"), Use(2, _vectors(block).view)]
+        uses += [Use(3 + index, view, "both") for index, view in enumerate(pool.chunks(spec.layer))]
+        values = push(*_shape(spec, pool), spec.heads) + _heads(spec, block) + push(parts[1])
+        grid = Grid(spec.heads + 2 * spec.kv_heads)
+        yield Dispatch("heads", (LANES, *pool.constants, parts[0]), tuple(uses), values, grid)
+    if places.row_bucket <= SPLIT_ROWS:
+        yield from _attend_few(spec, block, places, pool, alone)
     else:
-        # Two times 64 lanes share the queries.
-        rows = _QUERIES // heads // 2 * 2
-        grid = Grid(spec.heads // heads, rows, each=True)
-        yield Dispatch("attention", (2 * LANES, *pool.constants, heads, rows), tuple(uses), reach, grid)
-    outputs, width = _outputs(block, "o", places), spec.heads * spec.head_dim
-    uses = [Use(0, places.step), Use(1, splits), *_targets(places, "attended", outputs)]
-    merged = (spec.heads, spec.head_dim, slots, window, outputs)
-    yield Dispatch("combine", (ROW_LANES,), tuple(uses), push(*merged), Grid(_groups(padded(width) // 4, ROW_LANES)))
-    yield from _output(block, "o", places, "attended")
+        yield from _attend_many(spec, block, places, pool)
+
+
+def _shape(spec: AttentionSpec, pool: VulkanKVPool) -> tuple[int, ...]:
+    """KvShape of kv.glsl."""
+    return pool.group.index, spec.kv_heads, pool.group.page_size, pool.chunk_pages
+
+
+def _heads(spec: AttentionSpec, block: VulkanBlock) -> bytes:
+    """Heads of heads.glsl."""
+    at, rope = _vectors(block).at, spec.rope
+    norms = (at.get("q_norm", NONE), at.get("k_norm", NONE))
+    eps = float(spec.qk_norm.eps) if spec.qk_norm else 0.0
+    turns = (at.get("frequencies", 0), rope.dims if rope else 0, int(rope is not None and rope.layout == "interleaved"))
+    return push(at.get("q_bias", NONE), *norms, eps, eps, *turns)
+
+
+def _vectors(block: VulkanBlock) -> Vectors:
+    assert block.vectors is not None
+    return block.vectors
+
+
+def _alone(spec: AttentionSpec, places: Places, pool: VulkanKVPool, results: int) -> bool:
+    """Whether attention does what heads.comp would: nobody else needs what it makes of a row's own key and value. Where
+    pages have one binding, so that there is one for the vectors.
+    """
+    group = spec.heads // spec.kv_heads
+    together = heads_together(group, spec.head_dim) == group
+    return places.single and places.row_bucket <= SPLIT_ROWS and results == 1 and together and pool.constants[2] == 1
+
+
+def _attend_few(
+    spec: AttentionSpec, block: VulkanBlock, places: Places, pool: VulkanKVPool, alone: bool
+) -> Iterator[Dispatch]:
+    """From queries and pages to the rows that the output product takes, the splits of a row's keys side by side. alone:
+    see `_alone`.
+    """
+    workspace, outputs = places.workspace, wanted_forms(block, "o", places)
+    attended, heads = Rows.of(places, "attended"), heads_together(spec.heads // spec.kv_heads, spec.head_dim)
+    # It merges its splits, too, where they are whole blocks of one form, whose bounds nobody asks for.
+    merges = heads * spec.head_dim % BLOCK == 0 and outputs in (AS_FLOAT, AS_BYTES)
+    merges = merges and all(places.kernels.few_rows(matrix, places.row_bucket) for matrix in block.matrices["o"])
+    merges = merges and places.row_bucket * spec.heads // heads <= TICKETS
+    pages = [Use(3 + index, view, "both" if alone else "read") for index, view in enumerate(pool.chunks(spec.layer))]
+    values = push(*_shape(spec, pool), *_reach(spec, MAX_SPLITS), outputs if merges else 0)
+    if alone:
+        pages[3] = Use(6, _vectors(block).view)
+        values += _heads(spec, block)
+    uses = (
+        Use(0, places.step),
+        Use(1, workspace.view("qkv")),
+        Use(2, workspace.ticketed("splits"), "both"),
+        *pages,
+        attended.target(7, outputs) if merges else Use(7, places.step),
+    )
+    # Keys at once: what fits into shared memory beside the queries.
+    lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
+    grid = Grid(spec.heads // heads, splits=spec.window or 0)
+    yield Dispatch("attention_row" if alone else "attention_split", (lanes, *pool.constants, heads), uses, values, grid)
+    if not merges:
+        yield _combine(spec, places, MAX_SPLITS, outputs)
+
+
+def _attend_many(spec: AttentionSpec, block: VulkanBlock, places: Places, pool: VulkanKVPool) -> Iterator[Dispatch]:
+    """As `_attend_few`, the splits one after another."""
+    heads = heads_together(spec.heads // spec.kv_heads, 0)
+    # Two times 64 lanes share the queries.
+    rows = _QUERIES // heads // 2 * 2
+    grid = Grid(spec.heads // heads, rows, each=True)
+    uses = [Use(0, places.step), Use(1, places.workspace.view("qkv"))]
+    uses += [Use(2, places.workspace.view("splits"), "both")]
+    uses += [Use(3 + index, view) for index, view in enumerate(pool.chunks(spec.layer))]
+    values = push(*_shape(spec, pool), *_reach(spec, 1))
+    yield Dispatch("attention", (2 * LANES, *pool.constants, heads, rows), tuple(uses), values, grid)
+    yield _combine(spec, places, 1, wanted_forms(block, "o", places))
+
+
+def _reach(spec: AttentionSpec, slots: int) -> tuple[int | float, ...]:
+    return spec.heads, slots, spec.window or 0, float(spec.scale), float(spec.softcap or 0)
+
+
+def _combine(spec: AttentionSpec, places: Places, slots: int, outputs: int) -> Dispatch:
+    targets = Rows.of(places, "attended").targets(places, outputs)
+    uses = (Use(0, places.step), Use(1, places.workspace.view("splits")), *targets)
+    values = push(spec.heads, spec.head_dim, slots, spec.window or 0, outputs)
+    quads = padded(spec.heads * spec.head_dim) // 4
+    return Dispatch("combine", (ROW_LANES,), uses, values, Grid(_groups(quads, ROW_LANES)))
 
 
 def heads_together(group: int, head_dim: int) -> int:
@@ -184,131 +205,52 @@ def heads_together(group: int, head_dim: int) -> int:
 
 
 def _ffn(spec: FFNSpec, block: VulkanBlock, places: Places, addend: Addend | None) -> Iterator[Dispatch]:
-    gate_up = places.workspace.view("gate_up")
-    yield _norm(block, places, spec.norm, _outputs(block, "gate_up", places), addend)
-    parts = _splits(block, "gate_up", places)
-    yield from _product(block, "gate_up", places, "normed", gate_up, 2 * spec.ffn, splits=parts)
-    outputs = _outputs(block, "down", places)
-    uses = (Use(0, places.step), Use(1, gate_up), *_targets(places, "gated", outputs))
-    values = (spec.ffn, outputs, int(spec.activation == "gelu_tanh"), parts[1])
+    gelu, outputs = int(spec.activation == "gelu_tanh"), wanted_forms(block, "down", places)
+    normed, rows = Rows.of(places, "normed"), _gated_rows(block, places)
+    yield from add_and_norm(block, places, spec.norm, wanted_forms(block, "gate_up", places), addend)
+    fused = _gated_product(block, places)
+    if fused is not None:
+        source = normed.floats if fused.shader == "product_gated" else normed.quantized
+        made = (Use(0, places.step), Use(1, fused.chunk.view), Use(2, source), rows.target(3, outputs))
+        yield Dispatch(fused.shader, fused.constants, made, push(*fused.values, outputs, gelu), fused.grid)
+        return
+    gate_up, parts = places.workspace.view("gate_up"), result_splits(block, "gate_up", places)
+    yield from product(block, "gate_up", places, normed, gate_up, 2 * spec.ffn, splits=parts)
+    uses = (Use(0, places.step), Use(1, gate_up), *rows.targets(places, outputs))
+    values = (spec.ffn, outputs, gelu, parts[1])
     yield Dispatch("gated", (ROW_LANES, parts[0]), uses, push(*values), Grid(_groups(padded(spec.ffn) // 4, ROW_LANES)))
-    yield from _output(block, "down", places, "gated")
 
 
-def _output(block: VulkanBlock, name: str, places: Places, x: str) -> Iterator[Dispatch]:
-    """The block's last product: of a slice into its partials."""
-    hidden = block.work.hidden
+def _gated_product(block: VulkanBlock, places: Places) -> Product | None:
+    """Gate, up and activation in one, where the down product takes what that makes: one form, without bounds."""
+    down = block.matrices["down"]
+    few = all(places.kernels.few_rows(matrix, places.row_bucket) for matrix in down)
+    if not few or len(block.matrices["gate_up"]) > 1 or wanted_forms(block, "down", places) == AS_FLOAT | AS_BYTES:
+        return None
+    return gated_product(places.kernels, block.matrices["gate_up"][0], places.row_bucket)
+
+
+def _gated_rows(block: VulkanBlock, places: Places) -> Rows:
+    """Where the down product finds its rows: not where gate and up have theirs, while these may still be read."""
+    rows = Rows.of(places, "gated")
+    return rows if _gated_product(block, places) is None else replace(rows, quantized=rows.floats)
+
+
+def _sliced_output(block: VulkanBlock, name: str, places: Places, x: Rows) -> Iterator[Dispatch]:
+    """The last product of a slice, into its partials."""
     if block.slice is not None:
-        first = block.slice.index * places.rows * hidden
-        yield from _product(block, name, places, x, places.partials, hidden, first=first, columns=False)
-    else:
-        parts = _splits(block, name, places)
-        yield from _product(block, name, places, x, places.workspace.view("product"), hidden, splits=parts)
+        first = block.slice.index * places.rows * block.work.hidden
+        yield from product(block, name, places, x, places.partials, block.work.hidden, first=first, columns=False)
 
 
-def _output_addend(block: VulkanBlock, places: Places, bias: str | None, post_norm: NormSpec | None) -> Addend | None:
-    """What `_output` leaves to be added: of a slice nothing."""
+def _output(
+    block: VulkanBlock, name: str, places: Places, x: Rows, bias: str | None, post_norm: NormSpec | None
+) -> Addend | None:
+    """The last product of a whole block, and what is to be done with it: of a slice nothing."""
     if block.slice is not None:
         return None
-    (name,) = {"o", "down"} & set(block.matrices)
-    return Addend(block, places.workspace.view("product"), *_splits(block, name, places), bias, post_norm)
-
-
-def _norm(
-    block: VulkanBlock,
-    places: Places,
-    norm: NormSpec | None,
-    outputs: int,
-    addend: Addend | None,
-    *,
-    sampled: bool = False,
-) -> Dispatch:
-    """hidden += addend, then its norm for the product that follows; without `norm` only the first."""
-    # Something must be bound where nothing is used.
-    nothing = places.step
-    at = block.vectors.at if block.vectors else {}
-    uses = [Use(0, places.step), Use(1, places.hidden, "both" if addend else "read")]
-    uses += [Use(2, block.vectors.view if block.vectors else nothing), *_targets(places, "normed", outputs)]
-    count = 0
-    added: tuple[int | float, ...] = (0, NONE, NONE, 0.0)
-    if addend is not None:
-        vectors = addend.block.vectors
-        places_of = vectors.at if vectors else {}
-        post = addend.post_norm
-        count = addend.count
-        added = (
-            addend.stride,
-            places_of.get(addend.bias, NONE) if addend.bias else NONE,
-            places_of["post_norm"] if post else NONE,
-            float(post.eps) if post else 0.0,
-        )
-        uses += [Use(5, addend.parts), Use(6, vectors.view if vectors else nothing)]
-    else:
-        uses += [Use(5, nothing), Use(6, nothing)]
-    normed = (at["norm"], float(norm.eps)) if norm else (NONE, 0.0)
-    values = (block.work.hidden, *added, *normed, int(sampled), outputs)
-    width, ats = block.work.hidden, (*added[:3], normed[0])
-    whole = width % 4 == 0 and all(at % 4 == 0 for at in ats if at != NONE)
-    constants = (ROW_LANES, _groups(padded(width) // 4, ROW_LANES), int(whole), count)
-    return Dispatch("norm", constants, tuple(uses), push(*values), Grid(1, sampled=sampled))
-
-
-def _outputs(block: VulkanBlock, name: str, places: Places, bucket: int | None = None) -> int:
-    """In which forms a product wants its rows. bucket: of rows, None for the step's."""
-    forms = [places.kernels.forms(matrix, bucket or places.row_bucket) for matrix in block.matrices[name]]
-    return (_AS_FLOAT if any(form[0] for form in forms) else 0) | (_AS_BYTES if any(form[1] for form in forms) else 0)
-
-
-def _targets(places: Places, name: str, outputs: int) -> list[Use]:
-    """Where quantize.glsl stores."""
-    floats = Use(3, places.workspace.view(name), "write") if outputs & _AS_FLOAT else Use(3, places.step)
-    quantized = Use(4, places.workspace.view("quantized"), "write") if outputs & _AS_BYTES else Use(4, places.step)
-    return [floats, quantized]
-
-
-def _splits(block: VulkanBlock, name: str, places: Places) -> tuple[int, int]:
-    """How many results a block's product has, to be added, and from one to the next (elements)."""
-    matrices = block.matrices[name]
-    count = places.kernels.splits(matrices, places.row_bucket)
-    return count, min(places.row_bucket, places.batch_rows) * sum(matrix.rows for matrix in matrices)
-
-
-def _product(
-    block: VulkanBlock,
-    name: str,
-    places: Places,
-    x: str,
-    y: View,
-    stride: int,
-    *,
-    first: int = 0,
-    sampled: bool = False,
-    softcap: float = 0.0,
-    columns: bool = True,
-    splits: tuple[int, int] = (1, 0),
-) -> Iterator[Dispatch]:
-    """y[:, first : first + outputs] = x W, rows of y `stride` apart. columns: `first` is in a row. splits: as `_splits`
-    gives them.
-    """
-    workspace = places.workspace
-    bucket = places.sample_bucket if sampled else places.row_bucket
-    for matrix in block.matrices[name]:
-        as_float, as_bytes = places.kernels.forms(matrix, bucket)
-        quantized = workspace.view("quantized") if as_bytes else places.step
-        source = workspace.view(x) if as_float else quantized
-        for each in products(places.kernels, matrix, bucket, sampled, splits[0]):
-            start = first + each.chunk.first
-            written = (start, start + each.chunk.rows) if columns else None
-            uses = (
-                Use(0, places.step),
-                Use(1, each.chunk.view),
-                Use(2, source),
-                Use(3, y, "write", written),
-                Use(4, quantized),
-            )
-            values = push(*each.values, stride, start, splits[1], int(sampled), softcap)
-            yield Dispatch(each.shader, each.constants, uses, values, each.grid)
-        first += matrix.rows
+    parts = places.workspace.view("product")
+    return Addend(block, parts, *result_splits(block, name, places), bias, post_norm, (name, x))
 
 
 def _groups(count: int, size: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tandem.devices.vulkan.dispatch import Grid
+from tandem.devices.vulkan.dispatch import LANES, ROW_LANES, Grid
 from tandem.devices.vulkan.matrices import Chunk, Matrix
+from tandem.devices.vulkan.packing import BLOCK
 from tandem.devices.vulkan.tiles import MATRIX_ROWS, MOST_ROWS, NARROW_ROWS, byte_matrix_tile, matrix_tile, most_splits
 from tandem.devices.vulkan.workspace import padded, quantized_words
 from tandem.weights.tensor import TensorType
@@ -15,8 +16,12 @@ from tandem.weights.tensor import TensorType
 # long sums, for which the GPU would otherwise have too little to do at once.
 SHARED, THIN = (128, 16), (256, 64)
 _THIN_OUTPUTS, _LONG_BLOCKS = 8192, 32
-# Lanes that keep a large GPU busy.
-_BUSY = 150_000
+# Lanes and workgroups that keep a large GPU busy.
+_BUSY, _BUSY_GROUPS = 150_000, 1200
+# Of `gated_product`, whose workgroups are few and large: where a product takes longer than a few dispatches, it costs
+# more to have some multiprocessors idle at its end than one dispatch more. Of `norm_product`, whose every workgroup has
+# the registers of a norm.
+_FUSED_MACS, _FUSED_WIDTH = 300_000_000, 3072
 # Rows and outputs of a workgroup of product_tile.comp and product_tile_float.comp.
 _TILE, _TILE_LANES = (64, 64), 256
 
@@ -74,6 +79,10 @@ class Kernels:
             return None
         return self.byte_matrix_shape if bucket >= MATRIX_ROWS else self.narrow_matrix_shape
 
+    def few_rows(self, matrix: Matrix, bucket: int) -> bool:
+        """Whether the product has fused forms (`gated_product`, `norm_product`), and can read what they make."""
+        return self.shader(matrix, bucket) in ("product", "product_int")
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -90,8 +99,7 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, split
     """The dispatches that multiply with a matrix: one for each of its bindings. splits: see `Kernels.splits`."""
     shader = kernels.shader(matrix, bucket)
     kind = matrix.type.ggml_id
-    as_float = shader in ("product", "product_tile_float")
-    stride = padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)
+    stride = _stride(shader, matrix)
     if shader.startswith("product_matrix"):
         if shader == "product_matrix":
             shape, tile = kernels.matrix_shape, matrix_tile(bucket, kernels.subgroup, kernels.shared_memory)
@@ -105,8 +113,7 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, split
         constants = (_TILE_LANES, kind)
     else:
         rows = min(bucket, MOST_ROWS)
-        thin = matrix.rows < _THIN_OUTPUTS and matrix.blocks >= _LONG_BLOCKS
-        lanes, share = THIN if thin else SHARED
+        lanes, share = shared_lanes(matrix)
         # Two outputs a lane share what it loads of the rows; not where too few lanes would be left, nor where registers
         # would be.
         each = 2 if shader == "product_int" and 1 < rows < MOST_ROWS and matrix.rows * share >= _BUSY else 1
@@ -115,3 +122,53 @@ def products(kernels: Kernels, matrix: Matrix, bucket: int, sampled: bool, split
     for chunk in matrix.chunks:
         grid = Grid(-(-chunk.rows // outputs) * splits, rows, sampled)
         yield Product(shader, constants, grid, (matrix.blocks, chunk.rows, matrix.row_words, stride, splits), chunk)
+
+
+def gated_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | None:
+    """Gate, up and activation as one dispatch, of which each workgroup makes a block of outputs for all rows; None
+    where there is none for this matrix or so many rows. values: its first push constants.
+    """
+    width = matrix.rows // 2
+    if bucket > MOST_ROWS or width % BLOCK or len(matrix.chunks) > 1 or not kernels.few_rows(matrix, bucket):
+        return None
+    if bucket * matrix.rows * matrix.columns > _FUSED_MACS:
+        return None
+    # More lanes where there are too few workgroups to keep a large GPU busy. All of them should fit there at once.
+    lanes = ROW_LANES if width // BLOCK * 2 < _BUSY_GROUPS else 2 * LANES
+    shader = kernels.shader(matrix, bucket)
+    each = gated_outputs(shader, bucket)
+    (chunk,) = matrix.chunks
+    constants = (lanes, matrix.type.ggml_id, bucket, each, shared_lanes(matrix)[1])
+    values = (matrix.blocks, width, matrix.row_words, _stride(shader, matrix))
+    return Product(f"{shader}_gated", constants, Grid(width // BLOCK, bucket), values, chunk)
+
+
+def gated_outputs(shader: str, bucket: int) -> int:
+    """Outputs of a lane of `gated_product`: as many as registers allow all workgroups to be there at once."""
+    if shader == "product":
+        return 2 if bucket <= 4 else 1
+    return 4 if bucket <= 2 else 2
+
+
+def norm_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | None:
+    """A product whose last workgroup does what norm.comp would; None as for `gated_product`. One workgroup takes about
+    as long for a row as a dispatch costs, so only of one row. values: its first push constants.
+    """
+    if bucket > 1 or matrix.rows > _FUSED_WIDTH or len(matrix.chunks) > 1 or not kernels.few_rows(matrix, bucket):
+        return None
+    (chunk,) = matrix.chunks
+    _, share = shared_lanes(matrix)
+    constants = (ROW_LANES, matrix.type.ggml_id, 1, 1, share)
+    grid = Grid(-(-matrix.rows // (ROW_LANES // share)))
+    return Product(f"{kernels.shader(matrix, bucket)}_norm", constants, grid, (matrix.blocks, matrix.row_words), chunk)
+
+
+def shared_lanes(matrix: Matrix) -> tuple[int, int]:
+    """Lanes of a workgroup of a product of few rows, and how many share an output."""
+    return THIN if matrix.rows < _THIN_OUTPUTS and matrix.blocks >= _LONG_BLOCKS else SHARED
+
+
+def _stride(shader: str, matrix: Matrix) -> int:
+    """From one row of x to the next: vec4, or words of 8-bit rows."""
+    as_float = shader in ("product", "product_tile_float")
+    return padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)

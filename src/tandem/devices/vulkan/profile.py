@@ -83,7 +83,7 @@ class Costs:
                     read += outputs * matrix.row_words * 4
                     macs += rows * outputs * matrix.columns
         attended = next((self._pages[use.view] for use in dispatch.uses if use.view in self._pages), None)
-        if attended is not None and all(use.access == "read" for use in dispatch.uses if use.view in self._pages):
+        if attended is not None and dispatch.shader.startswith("attention"):
             keys_read, keys_scored = self._attended(attended[0].window)
             spec, pool = attended
             read += keys_read * pool.page_bytes // pool.group.page_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +20,11 @@ from tandem.devices.vulkan.dispatch import Dispatch, Table, grids
 from tandem.devices.vulkan.head import Head
 from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.memory import Buffer, Memory, View, rounded
-from tandem.devices.vulkan.operations import Places, copy_rows, program_dispatches
+from tandem.devices.vulkan.operations import copy_rows, program_dispatches
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.products import Kernels
 from tandem.devices.vulkan.profile import Costs, Timestamps, variant
+from tandem.devices.vulkan.projections import Places
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.tiles import bucket_of
@@ -39,6 +41,14 @@ class StepData:
     buffer: Buffer
     batch: View
     table: View
+
+
+class StepKind(NamedTuple):
+    """What a recording is made for: buckets of rows and samples, and whether no sequence has two rows."""
+
+    rows: int
+    samples: int
+    single: bool
 
 
 @dataclass(slots=True)
@@ -86,7 +96,7 @@ class VulkanProgram:
         self._pools = pools
         self._groups = list({id(pool): pool for pool in pools.values()}.values())
         self._step: StepData | None = None
-        self._recordings: dict[tuple[int, int], tuple[Recording, Table]] = {}
+        self._recordings: dict[StepKind, tuple[Recording, Table]] = {}
         works = [block.work for block in blocks]
         self._vocab = next((work.vocab for work in works if isinstance(work, EmbedSpec)), None)
         head = next((work for work in works if isinstance(work, HeadSpec)), None)
@@ -137,7 +147,7 @@ class VulkanProgram:
     def _run_timed(self, batch: Batch) -> list[KernelTime]:
         self._check(batch)
         machine, step = self._machine, self._step_data(batch)
-        dispatches = self._dispatches(bucket_of(batch.n_rows), bucket_of(batch.n_samples), step)
+        dispatches = self._dispatches(self._kind(batch), step)
         found = grids(dispatches)
         timestamps = Timestamps(machine.context, len(dispatches))
         try:
@@ -161,7 +171,7 @@ class VulkanProgram:
         try:
             self._check(batch)
             step = self._step_data(batch)
-            recording, table = self._recording(bucket_of(batch.n_rows), bucket_of(batch.n_samples), step)
+            recording, table = self._recording(self._kind(batch), step)
             self._fill(step, batch, table)
             if events and not self._copies_in(batch):
                 submitted = queue.submit(recording.commands, held=True)
@@ -217,10 +227,14 @@ class VulkanProgram:
             self._recordings.clear()
         return step
 
-    def _recording(self, row_bucket: int, sample_bucket: int, step: StepData) -> tuple[Recording, Table]:
-        key = (row_bucket, sample_bucket if self._head else 1)
+    def _kind(self, batch: Batch) -> StepKind:
+        samples = bucket_of(batch.n_samples) if self._head else 1
+        single = bool(self._pools) and bool(np.all(batch.sequences[: batch.n_sequences, 1] <= 1))
+        return StepKind(bucket_of(batch.n_rows), samples, single)
+
+    def _recording(self, key: StepKind, step: StepData) -> tuple[Recording, Table]:
         if key not in self._recordings:
-            dispatches = self._dispatches(*key, step)
+            dispatches = self._dispatches(key, step)
             found = grids(dispatches)
             if len(found) > _TABLE_ENTRIES:
                 raise AssertionError(f"{len(found)} kinds of grids")
@@ -229,7 +243,7 @@ class VulkanProgram:
             self._recordings[key] = (recording, Table(found))
         return self._recordings[key]
 
-    def _dispatches(self, row_bucket: int, sample_bucket: int, step: StepData) -> list[Dispatch]:
+    def _dispatches(self, kind: StepKind, step: StepData) -> list[Dispatch]:
         resident = self._machine.workspace.resident
         hidden = resident or self._hidden.view
         nowhere = step.batch
@@ -243,8 +257,9 @@ class VulkanProgram:
             slot_count=self._slot_count,
             rows=self._partial_rows,
             batch_rows=self.rows,
-            row_bucket=row_bucket,
-            sample_bucket=sample_bucket,
+            row_bucket=kind.rows,
+            sample_bucket=kind.samples,
+            single=kind.single,
             kernels=self._machine.kernels,
         )
         dispatches = []

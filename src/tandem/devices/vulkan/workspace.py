@@ -14,6 +14,9 @@ from tandem.devices.vulkan.packing import BLOCK, blocks_of
 from tandem.devices.vulkan.sampling import scratch_bytes
 from tandem.devices.vulkan.tiles import result_rows
 
+# Counters in front of what workgroups of one dispatch make together, as in ticket.glsl, and where there are some.
+TICKETS = 4096
+_TICKETED = {"splits", "product"}
 # What products write for those who add.
 _RESULTS = {"qkv", "gate_up", "product"}
 
@@ -79,6 +82,8 @@ def sizes(specs: Iterable[BlockSpec], rows: int, samples: int, *, resident: bool
                 scratch["logits"] = 4 * samples * spec.vocab
         if resident:
             scratch["resident"] = 4 * rows * spec.hidden
+        for name in _TICKETED & scratch.keys():
+            scratch[name] += 4 * TICKETS
         for name, size in scratch.items():
             needed[name] = max(needed.get(name, 0), rounded(size))
     return needed
@@ -116,7 +121,12 @@ class Workspace:
                 self._buffers[name] = self._memory.device(size)
 
     def view(self, name: str) -> View:
-        """A buffer that `reserve` made."""
+        """A buffer that `reserve` made, without its tickets."""
+        whole = self._buffers[name].all()
+        return whole.part(4 * TICKETS, whole.size - 4 * TICKETS) if name in _TICKETED else whole
+
+    def ticketed(self, name: str) -> View:
+        """With its tickets in front; between two dispatches they are zero."""
         return self._buffers[name].all()
 
     @property

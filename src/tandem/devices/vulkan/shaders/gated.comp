@@ -5,6 +5,7 @@
 #include "step.glsl"
 #include "reduce.glsl"
 #include "math.glsl"
+#include "activation.glsl"
 #include "quantize.glsl"
 
 layout(constant_id = 1) const uint SPLITS = 1;  // results of the product, to be added
@@ -30,21 +31,13 @@ void main() {
     uint row = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x, quad = gl_WorkGroupID.x * LANES + lane;
     if (row >= batch_rows()) return;
     uint blocks = (width + 31) / 32;
-    vec4 values = vec4(0);
     uint first = row * 2 * width + 4 * quad;
     vec4 gate = load(first, quad), up = load(first + width, quad);
     [[unroll]] for (uint split = 1; split < SPLITS; ++split) {
         gate += load(split * split_stride + first, quad);
         up += load(split * split_stride + first + width, quad);
     }
-    for (uint i = 0; i < 4; ++i) {
-        float x = gate[i], activated;
-        if (gelu != 0)
-            activated = 0.5 * x * (1.0 + tanh_exact(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-        else
-            activated = x / (1.0 + exp(min(-x, 88.0)));
-        values[i] = activated * up[i];
-    }
+    vec4 values = activate(gate, up, gelu != 0);
     float scale = store_quad(outputs, row, quad, blocks, values);
     if ((outputs & AS_BYTES) == 0) return;
     // LANES quads are the 32 blocks that share a bound.

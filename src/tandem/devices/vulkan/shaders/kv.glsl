@@ -9,14 +9,19 @@ const uint KV_F16 = 0, KV_F32 = 1, KV_Q8_0 = 2;
 const uint HEAD_WORDS = KV_TYPE == KV_F32 ? HEAD_DIM : KV_TYPE == KV_F16 ? HEAD_DIM / 2 : HEAD_DIM / 4;
 const uint HEAD_SCALES = KV_TYPE == KV_Q8_0 ? HEAD_DIM / 32 : 0;
 
-layout(set = 0, binding = 3) buffer Pages0 { uint pages0[]; };
-layout(set = 0, binding = 3) readonly buffer Wide0 { uvec4 wide0[]; };
-layout(set = 0, binding = 4) buffer Pages1 { uint pages1[]; };
-layout(set = 0, binding = 4) readonly buffer Wide1 { uvec4 wide1[]; };
-layout(set = 0, binding = 5) buffer Pages2 { uint pages2[]; };
-layout(set = 0, binding = 5) readonly buffer Wide2 { uvec4 wide2[]; };
-layout(set = 0, binding = 6) buffer Pages3 { uint pages3[]; };
-layout(set = 0, binding = 6) readonly buffer Wide3 { uvec4 wide3[]; };
+// Who reads what it has written says so.
+#ifndef PAGES_ACCESS
+#define PAGES_ACCESS
+#endif
+
+layout(set = 0, binding = 3) PAGES_ACCESS buffer Pages0 { uint pages0[]; };
+layout(set = 0, binding = 3) PAGES_ACCESS readonly buffer Wide0 { uvec4 wide0[]; };
+layout(set = 0, binding = 4) PAGES_ACCESS buffer Pages1 { uint pages1[]; };
+layout(set = 0, binding = 4) PAGES_ACCESS readonly buffer Wide1 { uvec4 wide1[]; };
+layout(set = 0, binding = 5) PAGES_ACCESS buffer Pages2 { uint pages2[]; };
+layout(set = 0, binding = 5) PAGES_ACCESS readonly buffer Wide2 { uvec4 wide2[]; };
+layout(set = 0, binding = 6) PAGES_ACCESS buffer Pages3 { uint pages3[]; };
+layout(set = 0, binding = 6) PAGES_ACCESS readonly buffer Wide3 { uvec4 wide3[]; };
 
 struct KvShape {
     uint group;        // of the batch's page tables
@@ -67,7 +72,7 @@ uvec4 kv_words(uint chunk, uint at) {
 }
 
 void set_kv_word(uint chunk, uint at, uint value) {
-    switch (chunk) {
+    switch (CHUNKS == 1 ? 0u : chunk) {
         case 0: pages0[at] = value; break;
         case 1: pages1[at] = value; break;
         case 2: pages2[at] = value; break;
@@ -77,7 +82,7 @@ void set_kv_word(uint chunk, uint at, uint value) {
 
 // Writes the bits of `mask`; another half of the word may be another row's.
 void set_kv_bits(uint chunk, uint at, uint mask, uint value) {
-    switch (chunk) {
+    switch (CHUNKS == 1 ? 0u : chunk) {
         case 0: atomicAnd(pages0[at], ~mask); atomicOr(pages0[at], value); break;
         case 1: atomicAnd(pages1[at], ~mask); atomicOr(pages1[at], value); break;
         case 2: atomicAnd(pages2[at], ~mask); atomicOr(pages2[at], value); break;

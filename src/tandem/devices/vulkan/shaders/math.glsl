@@ -3,7 +3,8 @@
 // GLSL derives tanh from sinh and cosh, which overflow.
 float tanh_exact(float x) {
     float e = exp(2.0 * min(abs(x), 20.0));
-    return sign(x) * (1.0 - 2.0 / (e + 1.0));
+    precise float size = 1.0 - 2.0 / (e + 1.0);
+    return sign(x) * size;
 }
 
 // (cos, sin) of x in [0, 2^24), both to about 1e-7; GLSL promises 2^-11, and only up to pi.
@@ -25,9 +26,10 @@ vec2 cos_sin(float x) {
         quadrant = (phase + 0x20000000u) >> 30;
         r = float(int(phase - (quadrant << 30))) * 1.46291807926715968e-9;
     }
-    float z = r * r;
-    float sine = r + r * z * ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1);
-    float cosine = 1.0 - 0.5 * z + z * z * ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2);
+    precise float z = r * r;
+    precise float sine = r + r * z * ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1);
+    precise float above = (2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2;
+    precise float cosine = 1.0 - 0.5 * z + z * z * above;
     vec2 turned = (quadrant & 1u) == 0u ? vec2(cosine, sine) : vec2(-sine, cosine);
     return (quadrant & 2u) == 0u ? turned : -turned;
 }

@@ -3,15 +3,24 @@
 // round-half-even(x * (127 / amax)), and the sums of their halves; where amax is at most 2^-120 (whose reciprocal would
 // overflow) the block counts as zero. Such a row is the words of all blocks' integers, then (scale, sums) of each, then
 // a bound of the scales for each 32 blocks.
-layout(set = 0, binding = 3) writeonly buffer Floats { vec4 floats4[]; };
-layout(set = 0, binding = 4) writeonly buffer Quantized { uint q[]; };
+#ifndef FLOATS_BINDING
+#define FLOATS_BINDING 3
+#define BYTES_BINDING 4
+#endif
+layout(set = 0, binding = FLOATS_BINDING) writeonly buffer Floats { vec4 floats4[]; };
+layout(set = 0, binding = BYTES_BINDING) writeonly buffer Quantized { uint q[]; };
 
 const uint AS_FLOAT = 1, AS_BYTES = 2;
 
 uint quantized_stride(uint blocks) { return (blocks * 10 + (blocks + 31) / 32 + 3) / 4 * 4; }
 
-shared float quad_largest[LANES];
-shared int quad_sums[LANES];
+// Who has shared memory to spare gives it.
+#ifndef QUAD_LARGEST
+shared uint quad_largest[LANES];
+shared uint quad_sums[LANES];
+#define QUAD_LARGEST(i) quad_largest[i]
+#define QUAD_SUMS(i) quad_sums[i]
+#endif
 
 // All lanes call it, LANES consecutive quads at a time; `value` is zero where there is no such element. Returns the
 // scale of the quad's block.
@@ -21,14 +30,14 @@ float store_quad(uint outputs, uint row, uint quad, uint blocks, vec4 value) {
     if ((outputs & AS_FLOAT) != 0 && inside) floats4[row * blocks * 8 + quad] = value;
     if ((outputs & AS_BYTES) == 0) return 0.0;
     vec4 size = abs(value);
-    quad_largest[lane] = max(max(size.x, size.y), max(size.z, size.w));
+    QUAD_LARGEST(lane) = floatBitsToUint(max(max(size.x, size.y), max(size.z, size.w)));
     barrier();
-    float amax = quad_largest[group];
-    for (uint i = 1; i < 8; ++i) amax = max(amax, quad_largest[group + i]);
+    float amax = uintBitsToFloat(QUAD_LARGEST(group));
+    for (uint i = 1; i < 8; ++i) amax = max(amax, uintBitsToFloat(QUAD_LARGEST(group + i)));
     bool zero = amax <= uintBitsToFloat(0x03800000u);
     float inverse = zero ? 0.0 : 127.0 / amax;
     ivec4 n = ivec4(roundEven(value * inverse));
-    quad_sums[lane] = n.x + n.y + n.z + n.w;
+    QUAD_SUMS(lane) = uint(n.x + n.y + n.z + n.w);
     barrier();
     float scale = zero ? 0.0 : amax / 127.0;
     if (inside) {
@@ -37,7 +46,7 @@ float store_quad(uint outputs, uint row, uint quad, uint blocks, vec4 value) {
         q[first + quad] = uint(n.x | n.y << 8 | n.z << 16 | n.w << 24);
         if (lane == group) {
             ivec2 sums = ivec2(0);
-            for (uint i = 0; i < 8; ++i) sums[i / 4] += quad_sums[group + i];
+            for (uint i = 0; i < 8; ++i) sums[i / 4] += int(QUAD_SUMS(group + i));
             uint at = first + blocks * 8 + quad / 4;
             q[at] = floatBitsToUint(scale);
             q[at + 1] = uint(sums.x & 0xffff) | uint(sums.y) << 16;

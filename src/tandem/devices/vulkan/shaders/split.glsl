@@ -14,6 +14,11 @@ uint split_length(uint first, uint position) {
     return length;
 }
 
+uint splits_of(uint position, uint window) {
+    uint first = first_seen(position, window), length = split_length(first, position);
+    return position / length - first / length + 1;
+}
+
 // What merging a split with largest score `best` into `merged` multiplies the two by; `merged` becomes the larger.
 vec2 merge_factors(inout float merged, float best) {
     float larger = max(merged, best);
