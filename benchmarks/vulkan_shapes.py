@@ -7,7 +7,9 @@ PREFIX.md as they come, and a case that takes too long, does not fit or fails is
 
 achieved   bytes of weights, keys and values that a step must read, over its time; and its multiply-adds
 of read    that, over the rate at which the device was measured to read its memory
-host       Python between steps; sampling: the sampler's calls; kernels: the sum of a profiled step's kernels
+host       Python of the engine's thread; sampling: the sampler's calls; both while the next step runs, where one can
+           run ahead (decode is greedy; --one-in-flight lets none). kernels: the sum of a profiled step's kernels
+idle       the device's time between the end of a step and the begin of the next
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ def measure_model(args: argparse.Namespace) -> None:
                     made_s=made - begin,
                     loaded_s=time.perf_counter() - made,
                 )
+                subject.engine.run_ahead = not args.one_in_flight
                 measure_cases(subject, workload, args, tell)
             return
         except MemoryPlanError as refusal:
@@ -123,6 +126,7 @@ def numbers(span: Span) -> dict[str, float]:
         "step_s": span.seconds / span.steps,
         "host_s": (span.seconds - span.waited - span.sampling) / span.steps,
         "sampling_s": span.sampling / span.steps,
+        "idle_s": (span.seconds - span.pipeline.seconds) / span.steps,
     }
 
 
@@ -179,12 +183,15 @@ def table(result: dict[str, Any]) -> str:
             f"{'unknown' if not dots else f'{dots / 1e12:,.1f} T integer multiply-adds/s'}."
         )
         lines = [
-            ("", "rows/s", "step ms", "kernels ms", "host ms", "sampling ms", "GB/s", "of read", "TMAC/s", "of dots")
+            (
+                *("", "rows/s", "step ms", "kernels ms", "idle ms", "host ms", "sampling ms"),
+                *("GB/s", "of read", "TMAC/s", "of dots"),
+            )
         ]
         for case in model["cases"]:
             title = f"{case['kind']} {case['rows']}"
             if "error" in case:
-                lines.append((title, case["error"][:60], *[""] * 8))
+                lines.append((title, case["error"][:60], *[""] * 9))
                 continue
             kernels = (case["profile"] or {}).get("kernels", [])
             steps = case["step_s"]
@@ -198,6 +205,7 @@ def table(result: dict[str, Any]) -> str:
                     f"{case['tokens_per_s']:,.1f}",
                     f"{steps * 1e3:.2f}",
                     f"{seconds * 1e3:.2f}",
+                    f"{case['idle_s'] * 1e3:.3f}",
                     f"{case['host_s'] * 1e3:.3f}",
                     f"{case['sampling_s'] * 1e3:.3f}",
                     f"{bytes / steps / 1e9:.1f}",
@@ -218,6 +226,7 @@ def main() -> None:
     parser.add_argument("--no-deterministic", action="store_true", help="faster kernels for steps of many rows")
     parser.add_argument("--batches", default="1,2,4,8,16,32,64")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt")
+    parser.add_argument("--one-in-flight", action="store_true", help="no step runs ahead of the host")
     parser.add_argument("--layers", type=int, help="only so many, for a trial")
     parser.add_argument("--depth", type=int, default=0, help="positions that sequences have before")
     parser.add_argument("--seconds", type=float, default=4.0, help="for the rounds of a case, about")

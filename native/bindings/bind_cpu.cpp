@@ -79,8 +79,9 @@ void bind_timeline(nb::module_& m) {
         .def("fail", &Timeline::fail, "value"_a, "reason"_a)
         .def("wait", &Timeline::wait, "value"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("begin", &Timeline::begin, "The run that will signal next begins now.")
-        .def("last_run", &Timeline::last_run,
-             "(begin, end) of the last run that has ended, on the clock of time.perf_counter.");
+        .def("run", &Timeline::run, "value"_a,
+             "(begin, end) of the run that signalled `value`, one of the last eight, on the clock of "
+             "time.perf_counter.");
 }
 
 void bind_kv_pool(nb::module_& m) {

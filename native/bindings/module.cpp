@@ -8,6 +8,7 @@ NB_MODULE(_native, m) {
     nanobind::set_leak_warnings(false);
     m.doc() = "Kernels, the CPU lane and the sampler.";
     tandem::bind_matmul(m);
+    tandem::bind_batch(m);
     tandem::bind_cpu(m);
     tandem::bind_sampler(m);
     tandem::bind_quantizer(m);

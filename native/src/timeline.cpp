@@ -19,7 +19,7 @@ uint64_t Timeline::value() const {
 
 void Timeline::advance(uint64_t value) {
     if (value > value_) value_ = value;
-    last_run_ = {begun_, now()};
+    runs_[value % runs_.size()] = {value, begun_, now()};
     reached_.notify_all();
 }
 
@@ -47,9 +47,11 @@ void Timeline::begin() {
     begun_ = now();
 }
 
-std::pair<double, double> Timeline::last_run() const {
+std::pair<double, double> Timeline::run(uint64_t value) const {
     std::lock_guard lock(mutex_);
-    return last_run_;
+    const Run& found = runs_[value % runs_.size()];
+    if (found.value != value) throw std::out_of_range("no run that signalled this value is known");
+    return {found.begin, found.end};
 }
 
 }  // namespace tandem

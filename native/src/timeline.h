@@ -3,6 +3,7 @@
 // waits for ever.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -28,8 +29,9 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
     void wait(uint64_t value) const;
     // The run that will signal next begins now: it has waited for all that it needs.
     void begin();
-    // When the last run that has ended began and ended, in seconds of the steady clock.
-    std::pair<double, double> last_run() const;
+    // When the run that signalled `value` began and ended, in seconds of the steady clock; of the last few
+    // runs.
+    std::pair<double, double> run(uint64_t value) const;
 
  private:
     void advance(uint64_t value);
@@ -38,7 +40,11 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
     mutable std::condition_variable reached_;
     uint64_t value_ = 0;
     double begun_ = 0;
-    std::pair<double, double> last_run_{0, 0};
+    struct Run {
+        uint64_t value = 0;
+        double begin = 0, end = 0;
+    };
+    std::array<Run, 8> runs_;
     std::map<uint64_t, std::string> failures_;  // the last few; older ones have been waited for
 };
 

@@ -11,6 +11,7 @@ from tandem.devices.candidates import (
     COUNTED,
     RAW_TOTAL,
     STOP,
+    TAKES_SLOT,
     TOTAL,
     CandidateBuffers,
     candidate_shapes,
@@ -53,9 +54,9 @@ def words_of(total: int) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def answer(logits: Floats, buffers: CandidateBuffers) -> None:
-    """Fills the answers for rows of logits."""
-    for row, ask, out in zip(logits, buffers.asks, buffers.answers, strict=False):
+def answer(logits: Floats, buffers: CandidateBuffers, slots: Words | None = None, named: Words | None = None) -> None:
+    """Fills the answers for rows of logits, and the slots that their samples name."""
+    for index, (row, ask, out) in enumerate(zip(logits, buffers.asks, buffers.answers, strict=False)):
         out[:] = 0
         if not ask[0]:
             continue
@@ -68,6 +69,8 @@ def answer(logits: Floats, buffers: CandidateBuffers) -> None:
         pairs = out[ANSWER_HEAD : ANSWER_HEAD + 2 * ask[0]].reshape(-1, 2)
         pairs[:, 0] = order
         pairs[:, 1] = (x[order] + F32(0)).view(np.int32)
+        if ask[1] & TAKES_SLOT and slots is not None and named is not None:
+            slots[named[index]] = order[0]
         if x.max() == -np.inf:
             continue
         with np.errstate(over="ignore"):

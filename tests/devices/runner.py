@@ -81,7 +81,7 @@ class Runner:
         if candidates:
             shapes = candidate_shapes(rows, sequences, spec.vocab)
             asked = {name: aligned_zeros(shape).view(np.int32) for name, shape in shapes.items()}
-            self.buffers.candidates = CandidateBuffers(**asked)
+            self.buffers.candidates = (CandidateBuffers(**asked),)
         self._page_size = page_size
         self._plan_kv(kv_dtype, sequences, context)
         self._batch = Batch(BatchLayout(rows, sequences, rows, sequences * sum(self._table_pages), len(self.groups)))

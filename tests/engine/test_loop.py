@@ -70,7 +70,7 @@ def test_a_fault_of_the_engine_reaches_everyone(monkeypatch: pytest.MonkeyPatch)
     loop.submit(request("a", [1], ENDLESS), deltas.put)
     deltas.get(timeout=20)
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(rig.engine.scheduler, "schedule", broken)

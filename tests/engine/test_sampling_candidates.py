@@ -172,7 +172,7 @@ def test_every_sample_of_a_prompt_has_a_slot_of_its_own() -> None:
     rig.submit([1, 2, 3], SamplingParams(n=3, temperature=0.0, max_tokens=3))
     rig.submit([4, 5], SamplingParams(temperature=0.0, max_tokens=3))
     rig.step()
-    batch = rig.engine._step.builder._batch
+    batch = rig.engine._steps[0].builder._batch
     assert batch.samples[: batch.n_samples, 0].tolist() == [2, 2, 2, 4]
     assert sorted(batch.samples[: batch.n_samples, 1].tolist()) == [0, 1, 2, 3]
     rig.run()

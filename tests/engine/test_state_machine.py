@@ -23,8 +23,11 @@ class EngineMachine(RuleBasedStateMachine):
         window=st.sampled_from([None, 5, 20, 33]),
         extra=st.integers(0, 2 * CONTEXT),
         prefix_cache=st.booleans(),
+        candidates=st.sampled_from([0, 64]),
     )
-    def build(self, rows: int, sequences: int, window: int | None, extra: int, prefix_cache: bool) -> None:
+    def build(
+        self, rows: int, sequences: int, window: int | None, extra: int, prefix_cache: bool, candidates: int
+    ) -> None:
         self.window = window
         self.rig = Rig(
             rows=max(rows, sequences),
@@ -33,6 +36,7 @@ class EngineMachine(RuleBasedStateMachine):
             window=window,
             kv_positions=CONTEXT + extra,
             prefix_cache=prefix_cache,
+            candidates=candidates,
         )
         self.asked: dict[str, tuple[list[int], SamplingParams]] = {}
         self.cancelled: set[str] = set()

@@ -83,15 +83,28 @@ class ToyProgram:
         self.steps = 0
         self.rows_computed = 0
         self.fail_next: str | None = None
+        # By turn: the last batch and what it asked, and copies of them.
+        self._seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def submit(self, batch: Batch, wait: Any = (), signal: Event | None = None) -> None:
         assert signal is not None
+        self._look(batch)
         if self.fail_next is not None:
             reason, self.fail_next = self.fail_next, None
             signal.timeline.fail(signal.value, reason)
             return
         self._run(batch)
         signal.timeline.signal(signal.value)
+
+    def _look(self, batch: Batch) -> None:
+        """What was submitted in other turns may still be read, so nobody may have touched it."""
+        for turn, arrays in self._seen.items():
+            assert turn == batch.turn or all(np.array_equal(array, copy) for array, copy in arrays)
+        arrays = [batch.data]
+        if self._buffers.candidates:
+            asked = self._buffers.candidates[batch.turn]
+            arrays += [asked.asks, asked.adjustments, asked.masks]
+        self._seen[batch.turn] = [(array, array.copy()) for array in arrays]
 
     def _run(self, batch: Batch) -> None:
         assert 0 < batch.n_rows <= self.rows
@@ -107,7 +120,10 @@ class ToyProgram:
             start = length - count
             rows = batch.rows[first : first + count]
             assert (rows[:, 0] == s).all() and (rows[:, 1] == np.arange(start, length)).all()
-            carry = mix(rows[:, 2], rows[:, 1])
+            tokens = rows[:, 2].copy()
+            for at in np.flatnonzero(tokens < 0):
+                tokens[at] = self._buffers.slots[-1 - tokens[at]]
+            carry = mix(tokens, rows[:, 1])
             for attention in self._attention:
                 pool = self._pools[attention.layer]
                 page_size = pool.group.page_size
@@ -138,9 +154,10 @@ class ToyProgram:
         noise = mix(state[sampled][:, None], tokens[None, :]) >> np.uint64(40)
         self._logits = noise.astype(np.float32) * np.float32(8 / 2**24)
         wanted = np.ones(batch.n_samples, bool)
-        if self._buffers.candidates is not None:
-            answer(self._logits, self._buffers.candidates)
-            wanted = self._buffers.candidates.asks[: batch.n_samples, 0] == 0
+        if self._buffers.candidates:
+            asked = self._buffers.candidates[batch.turn]
+            answer(self._logits, asked, self._buffers.slots, batch.samples[:, 1])
+            wanted = asked.asks[: batch.n_samples, 0] == 0
         self._buffers.logits[: batch.n_samples] = np.where(wanted[:, None], self._logits, np.float32(np.nan))
 
     def fetch(self, samples: Any) -> None:

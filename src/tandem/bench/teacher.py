@@ -121,8 +121,7 @@ class Teacher:
             self._cache.free(sequence.tables)
 
     def _run(self, schedule: Schedule) -> Floats:
-        candidates = self._executor.candidates
-        if candidates is not None:
+        for candidates in self._executor.candidates:
             candidates.asks[:, 0] = 0  # every row whole
         return self._executor.submit(self._builder.fill(schedule)).wait()
 

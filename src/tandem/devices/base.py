@@ -111,14 +111,15 @@ class StepBuffers:
     logits: [max_samples, vocab] float32, written by the head.
     partials: [slices, max_rows, hidden] float32, written by sliced blocks; empty when nothing is sliced.
     slots: [max_sequences] int32, tokens that a batch names by slot; written by a head that is asked to, or by the host.
-    candidates: given to devices that pick candidates; with None, or on other devices, every row comes whole.
+    candidates: given to devices that pick candidates, one for each turn of the batches; without, or on other devices,
+        every row comes whole.
     """
 
     hidden: Float32Array
     logits: Float32Array
     partials: Float32Array
     slots: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    candidates: CandidateBuffers | None = None
+    candidates: tuple[CandidateBuffers, ...] = ()
 
 
 class Block(Protocol):

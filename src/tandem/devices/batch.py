@@ -32,13 +32,17 @@ Int32Array = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class BatchLayout:
-    """Capacities of a batch; `kv_groups` is the number of KV groups (page tables per sequence)."""
+    """Capacities of a batch; `kv_groups` is the number of KV groups (page tables per sequence).
+
+    turns: how many steps may be in flight. Their batches, and what the host and a head tell each other, take turns.
+    """
 
     max_rows: int
     max_sequences: int
     max_samples: int
     max_pages: int
     kv_groups: int
+    turns: int = 1
 
     @property
     def sequence_stride(self) -> int:
@@ -46,7 +50,7 @@ class BatchLayout:
 
     @property
     def size(self) -> int:
-        """Number of int32 elements."""
+        """Number of int32 elements of one batch."""
         return (
             HEADER
             + self.max_rows * ROW_STRIDE
@@ -57,12 +61,16 @@ class BatchLayout:
 
 
 class Batch:
-    """A reusable batch of fixed capacity; `data` is what devices read. Fill the views, then `set_counts`."""
+    """A reusable batch of fixed capacity; `data` is what devices read. Fill the views, then `set_counts`.
 
-    __slots__ = ("data", "layout", "pages", "rows", "samples", "sequences")
+    turn: of the layout's turns; steps that are in flight at the same time have different ones.
+    """
 
-    def __init__(self, layout: BatchLayout) -> None:
+    __slots__ = ("data", "layout", "pages", "rows", "samples", "sequences", "turn")
+
+    def __init__(self, layout: BatchLayout, turn: int = 0) -> None:
         self.layout = layout
+        self.turn = turn
         self.data: Int32Array = np.zeros(layout.size, dtype=np.int32)
         rows_at = HEADER
         sequences_at = rows_at + layout.max_rows * ROW_STRIDE

@@ -53,13 +53,10 @@ class CandidateBuffers:
     masks: Int32Array
     answers: Int32Array
 
-    def used(self, samples: int) -> tuple[int, int]:
-        """How many adjustments and masks the asks of a batch of `samples` name."""
+    def fills_slots(self, samples: int) -> bool:
+        """Whether each of a batch's `samples` tokens goes to its slot."""
         asks = self.asks[:samples]
-        wanted = asks[asks[:, 0] > 0]
-        if not len(wanted):
-            return 0, 0
-        return int((wanted[:, 4] + wanted[:, 5]).max()), int(wanted[:, 3].max()) + 1
+        return bool(((asks[:, 0] > 0) & (asks[:, 1] & TAKES_SLOT > 0)).all())
 
 
 def candidate_shapes(samples: int, sequences: int, vocab: int) -> dict[str, tuple[int, int]]:

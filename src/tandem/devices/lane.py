@@ -23,6 +23,10 @@ class Lane:
         self._thread = threading.Thread(target=self._work, name=f"tandem-{name}", daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def submit(self, work: Callable[[], None], wait: Sequence[Event], signal: Event | None) -> None:
         """Queues `work`, to start once every event of `wait` is reached."""
         if self._closed:

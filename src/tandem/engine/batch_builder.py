@@ -37,7 +37,8 @@ class BatchBuilder:
             if rows == 1:
                 data[at] = i
                 data[at + 1] = start
-                data[at + 2] = sequence.tokens[start]
+                # What a step in flight samples lies in the sequence's slot once that has ended.
+                data[at + 2] = sequence.tokens[start] if start < len(sequence.tokens) else -1 - slot
             else:
                 stop = at + rows * ROW_STRIDE
                 self._batch.rows[row : row + rows, 0] = i

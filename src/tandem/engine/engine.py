@@ -2,31 +2,37 @@
 
 engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits or candidates → sampler → commit →
 deltas
+
+Where the device itself puts the tokens of a step where the next one finds them (its head picks candidates, every row is
+greedy), the next step is scheduled and submitted before this one is waited for, so that the device never waits. It
+names the tokens by slot. A sequence that turns out to have ended has computed a row for nothing, which is dropped. A
+step with rows that need the host (sampled ones, grammars, penalties, a prompt that goes on, is scored, embedded or
+forked) is waited for.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tandem._native import allocations
 from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
+from tandem.engine.admission import check_request
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.masks import GrammarMasks
-from tandem.engine.pooling import FinalNorm, Pool, PoolingKind
+from tandem.engine.pooling import FinalNorm, Pool
 from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
 from tandem.engine.sampling import Sampled, Sampler, SamplingState, draw_seed
-from tandem.engine.sampling_params import SamplingParams
 from tandem.engine.scheduler import Schedule, Scheduler
 from tandem.engine.sequence import HEAD_START, Sequence, State
 from tandem.engine.step import Counters, Step
 from tandem.errors import DeviceError, RequestError
 from tandem.memory.kv_cache import KVCache
-from tandem.memory.system import counted
 from tandem.pipeline.executor import Executor, StepHandle
 from tandem.text.grammar import GrammarCompiler
 from tandem.text.tokenizer import Tokenizer
@@ -73,7 +79,11 @@ class Engine:
         if tokenizer is not None:
             self._grammars = GrammarCompiler(tokenizer, vocab=self.vocab, eos_ids=self._eos_ids)
         self._final_norm = final_norm
-        self._states: list[SamplingState] = []
+        # Submitted and not committed, in order.
+        self._flying: deque[Step] = deque()
+        # False keeps one step in flight, for measurements.
+        self.run_ahead = True
+        self._allocations = 0
         self._live: dict[str, list[Sequence]] = {}
         self._deltas: list[Delta] = []
         self._serial = 0
@@ -85,7 +95,14 @@ class Engine:
         self.counters.pipeline = executor.times
         self.cache = KVCache(executor.pools, prefix_cache=self._prefix_cache)
         self.scheduler = Scheduler(self.cache, self.limits, layout.max_samples)
-        self._step = Step(Schedule(), BatchBuilder(Batch(layout), self.cache, self.limits.context))
+        self._steps = [
+            Step(
+                Schedule(),
+                BatchBuilder(Batch(layout, turn), self.cache, self.limits.context),
+                executor.candidates[turn] if executor.candidates else None,
+            )
+            for turn in range(layout.turns)
+        ]
 
     @property
     def idle(self) -> bool:
@@ -97,44 +114,12 @@ class Engine:
 
         Returns the request's grammar, compiled, for `submit`.
         """
-        prompt, context = request.prompt, self.limits.context
-        if not isinstance(request.params, SamplingParams):
-            raise RequestError(f"sampling parameters must be SamplingParams, not {type(request.params).__name__}")
-        if not isinstance(request.priority, int):
-            raise RequestError(f"priority must be a whole number, not {request.priority!r:.80}")
-        if not prompt:
-            raise RequestError("the prompt is empty; give at least one token")
-        if len(prompt) >= context:
-            raise RequestError(
-                f"the prompt has {len(prompt):,} tokens, and the context of {context:,} must also hold the answer; "
-                f"shorten the prompt to at most {counted(context - 1, 'token')} or load the model with a larger context"
-            )
-        if min(prompt) < 0 or max(prompt) >= self.vocab:
-            raise RequestError(f"the prompt holds a token outside the vocabulary of {self.vocab:,}")
-        if request.params.n > self.limits.sequences:
-            raise RequestError(
-                f"n={request.params.n} samples, but this engine runs at most "
-                f"{counted(self.limits.sequences, 'sequence')} at once"
-            )
-        request.params.validate(self.vocab)
-        if request.pooling is not None:
-            self._check_pooling(request)
+        check_request(request, self.limits, self.vocab, embeds=self._final_norm is not None)
         if request.params.grammar is None:
             return None
         if self._grammars is None:
             raise RequestError("this engine has no tokenizer, without which it cannot follow a grammar")
         return self._grammars.compile(request.params.grammar)
-
-    def _check_pooling(self, request: Request) -> None:
-        if self._final_norm is None:
-            raise RequestError("this engine has no final norm, without which it cannot embed")
-        if request.pooling not in get_args(PoolingKind):
-            raise RequestError(
-                f"pooling must be one of {', '.join(get_args(PoolingKind))}, not {request.pooling!r:.80}"
-            )
-        params = request.params
-        if params.n > 1 or params.prompt_logprobs is not None or params.grammar is not None:
-            raise RequestError("a prompt that is embedded has one sample, no prompt_logprobs and no grammar")
 
     def submit(self, request: Request, grammar: LLMatcher | None = None) -> None:
         """Accepts a request. Raises RequestError as `check` does, and for an id that is in use.
@@ -167,8 +152,8 @@ class Engine:
         self.scheduler.add(samples[0])
 
     def cancel(self, request_id: str, index: int | None = None) -> bool:
-        """Ends a request, or one sample of it once that has brought a token. Its pages are free when this returns; the
-        next step reports it. False if there is nothing to cancel.
+        """Ends a request, or one sample of it once that has brought a token. Its pages are free when this returns, or
+        with the end of the steps in flight; the next step reports it. False if there is nothing to cancel.
         """
         chosen = [
             sequence
@@ -181,99 +166,137 @@ class Engine:
         return bool(chosen)
 
     def step(self) -> list[Delta]:
-        """One turn: submits a step, waits for it and commits it."""
-        step = self.submit_step()
-        if step is not None:
-            self.commit(step)
+        """One turn: commits the step that was submitted first, once the next is submitted where that can run ahead."""
+        flying = self._flying
+        if not flying:
+            self.submit_step()
+        while flying and flying[-1].leads and len(flying) < len(self._steps) and self.run_ahead and not self._lost:
+            if self.submit_step() is None:
+                break
+        if flying:
+            self.commit(flying.popleft())
         deltas, self._deltas = self._deltas, []
         return deltas
 
     def submit_step(self) -> Step | None:
-        """Schedules and queues the next step; None when there is nothing to compute. Raises what `recover` does."""
-        if self._lost:
+        """Schedules and queues the next step; None when there is nothing to compute, or nothing that can run ahead.
+        Raises what `recover` does.
+        """
+        flying = self._flying
+        if self._lost and not flying:
             self._fail_over()
         started = time.perf_counter()
-        step, counters = self._step, self.counters
-        step.allocations = allocations()
-        self.scheduler.schedule(step.schedule)
+        counters = self.counters
+        if not flying:
+            self._allocations = allocations()
+        step = next(step for step in self._steps if step not in flying)
+        self.scheduler.schedule(step.schedule, ahead=bool(flying))
         if not step.schedule.sequences:
             return None
         batch = step.builder.fill(step.schedule)
-        counters.steps += 1
-        counters.rows += step.schedule.n_rows
         counters.preemptions = self.scheduler.preemptions
         counters.bytes_copied = self.cache.bytes_copied
-        states = self._states
-        states.clear()
-        for sequence, samples in zip(step.schedule.sequences, step.schedule.samples, strict=True):
-            if samples:
-                states.append(self._state(sequence))
-                states.extend([self._state(fork) for fork in sequence.forks])
-        if self.executor.candidates is not None:
+        positions = self._collect_states(step)
+        if step.candidates is not None:
             # The device applies the masks.
-            step.masks = self._masks.fill(states)
-            self._sampler.ask(self.executor.candidates, states, batch.n_samples, step.masks)
-        step.submitted = time.perf_counter()
-        counters.host_seconds += step.submitted - started
+            step.masks = self._masks.fill(step.states)
+            self._sampler.ask(step.candidates, step.states, batch.n_samples, step.masks, positions)
+        submitted = time.perf_counter()
+        counters.host_seconds += submitted - started
         step.handle = self.executor.submit(batch)
-        if self.executor.candidates is None:
-            step.masks = self._masks.fill(states)
+        if step.candidates is None:
+            step.masks = self._masks.fill(step.states)
+        step.leads = self._leads(step)
+        if flying:
+            counters.host_seconds += time.perf_counter() - submitted
+        else:
+            counters.wait_seconds += time.perf_counter() - submitted
+        flying.append(step)
         return step
 
+    def _collect_states(self, step: Step) -> list[int]:
+        """The states of the step's sampled rows, into the step; returns the positions of what they will sample."""
+        states, positions, schedule = step.states, [], step.schedule
+        states.clear()
+        for i, samples in enumerate(schedule.samples):
+            if samples:
+                sequence = schedule.sequences[i]
+                states.append(self._state(sequence))
+                states.extend([self._state(fork) for fork in sequence.forks])
+                positions += [schedule.starts[i] + schedule.rows[i]] * samples
+        return positions
+
+    @staticmethod
+    def _leads(step: Step) -> bool:
+        return (
+            step.candidates is not None
+            and all(samples == 1 for samples in step.schedule.samples)
+            and not any(step.schedule.scores)
+            and not any(state.needs_token for state in step.states)
+            and step.candidates.fills_slots(len(step.states))
+        )
+
     def commit(self, step: Step) -> None:
-        """Waits for a step, samples, and moves every sequence on."""
+        """Waits for a step, samples, and moves every sequence on that has not ended meanwhile."""
         assert step.handle is not None
         schedule, counters = step.schedule, self.counters
+        counters.steps += 1
+        counters.rows += schedule.n_rows
+        began = time.perf_counter()
         try:
             logits = step.handle.wait()
+            waited = time.perf_counter()
+            sampled = self._sample(step, step.handle, logits) if step.states else None
         except DeviceError as error:
+            self.scheduler.land(schedule)
             self._fail_step(schedule, str(error))
             return
-        waited = time.perf_counter()
-        states = self._states
-        if states:
-            try:
-                sampled = self._sample(step, step.handle, logits)
-            except DeviceError as error:
-                self._fail_step(schedule, str(error))
-                return
-            tokens = sampled.tokens.tolist()
         if any(schedule.scores):
-            self._score(schedule, logits[len(states) :])
+            self._score(schedule, logits[len(step.states) :])
         sampled_at = time.perf_counter()
         if any(sequence.pool is not None for sequence in schedule.sequences):
             self._pool(schedule, step.handle.hidden())
+        self.scheduler.land(schedule)
+        self._move_on(step, sampled)
+        taken = allocations()
+        counters.allocations += taken - self._allocations
+        self._allocations = taken
+        counters.wait_seconds += waited - began
+        counters.sample_seconds += sampled_at - waited
+        counters.host_seconds += time.perf_counter() - sampled_at
+
+    def _move_on(self, step: Step, sampled: Sampled | None) -> None:
+        schedule, errors = step.schedule, {} if step.masks is None else self._masks.errors
+        tokens = [] if sampled is None else sampled.tokens.tolist()
         at = 0
-        for i, sequence in enumerate(schedule.sequences):
+        for sequence, rows, samples in zip(schedule.sequences, schedule.rows, schedule.samples, strict=True):
             if sequence.state is State.DONE:
-                at += schedule.samples[i]
+                self.counters.wasted_rows += rows
+                at += samples
                 continue
-            self.scheduler.advance(sequence, schedule.rows[i])
-            if schedule.samples[i]:
+            self.scheduler.advance(sequence, rows)
+            if samples:
+                assert sampled is not None
+                self.counters.sampled += samples
                 for sample in self.scheduler.fork(sequence) if sequence.forks else (sequence,):
-                    reason = self._masks.errors.get(at) or sampled.errors.get(at)
+                    reason = errors.get(at) or sampled.errors.get(at)
                     self._take(sample, tokens[at], sampled.logprobs.get(at), reason)
                     at += 1
             elif sequence.pool is not None and sequence.pending == 0:
                 self._embed(sequence, sequence.pool)
-        counters.sampled += len(states)
-        counters.allocations += allocations() - step.allocations
-        counters.wait_seconds += waited - step.submitted
-        counters.sample_seconds += sampled_at - waited
-        counters.host_seconds += time.perf_counter() - sampled_at
 
     def _sample(self, step: Step, handle: StepHandle, logits: Float32Array) -> Sampled:
         """Tokens for the states, from candidates where the device picked them. Raises DeviceError."""
-        if handle.candidates is None:
-            return self._sampler.sample(logits, self._states, masks=step.masks)
+        if step.candidates is None:
+            return self._sampler.sample(logits, step.states, masks=step.masks)
         counters = self.counters
-        counters.whole_rows += len(logits) - len(self._states)
+        counters.whole_rows += len(logits) - len(step.states)
 
         def fetch(rows: list[int]) -> Float32Array:
             counters.whole_rows += len(rows)
             return handle.fetch(rows)
 
-        return self._sampler.sample_candidates(handle.candidates, self._states, fetch, step.masks)
+        return self._sampler.sample_candidates(step.candidates, step.states, fetch, step.masks)
 
     def _state(self, sequence: Sequence) -> SamplingState:
         if sequence.sampling is None:
@@ -382,7 +405,7 @@ class Engine:
         lost, preemptions, copied = self.executor.lost, self.scheduler.preemptions, self.cache.bytes_copied
         self.executor.close()
         # What they hold must be free before the model is loaded once more.
-        del self.cache, self.scheduler, self._step
+        del self.cache, self.scheduler, self._steps
         self._attach(self._recover(lost))
         self.scheduler.preemptions, self.cache.bytes_copied = preemptions, copied
         for sequence in [sequence for samples in self._live.values() for sequence in samples]:

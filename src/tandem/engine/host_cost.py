@@ -42,6 +42,8 @@ def measure_host(checkpoint: Checkpoint, spec: ModelSpec, device: str, threads: 
 
 
 def _host_seconds(engine: Engine, batch: int) -> float:
+    # Of one step after another: what a device would wait for, were it not given the next step ahead.
+    engine.run_ahead = False
     random = np.random.default_rng(0)
     params = SamplingParams(temperature=0.0, max_tokens=_STEPS + _WARM_STEPS + 2, ignore_eos=True)
     for i in range(batch):

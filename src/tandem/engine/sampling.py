@@ -118,6 +118,11 @@ class SamplingState:
         )
 
     @property
+    def needs_token(self) -> bool:
+        """Whether nothing can be asked for its next token before its last one is known."""
+        return self._penalized or self.matcher is not None
+
+    @property
     def position(self) -> int:
         """Of the next token: how many tokens precede it."""
         return self.prompt_length + self.generated
@@ -186,14 +191,15 @@ class Sampler:
         states: Sequence[SamplingState],
         samples: int,
         masks: Sequence[UInt32Array | None] | None = None,
+        positions: Sequence[int] | None = None,
     ) -> None:
         """Asks a device for what sampling states[i] from row i will need, and for rows up to `samples` whole.
 
-        masks: as for `sample`. A row for which there is no room is asked for whole.
+        masks and positions: as for `sample`. A row for which there is no room is asked for whole.
         """
         n = len(states)
         at, mask_rows = self._positions[:n], self._mask_rows[:n]
-        at[:] = [state.prompt_length + state.generated for state in states]
+        at[:] = [state.prompt_length + state.generated for state in states] if positions is None else positions
         mask_rows[:] = -1
         if masks is not None:
             given = [row for row, mask in enumerate(masks) if mask is not None]

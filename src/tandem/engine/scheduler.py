@@ -4,6 +4,11 @@ Sequences run in one order: arrival, with a head start for priority. Going throu
 each decoding sequence gets its one row, and prompts share what is left of the row budget in chunks. Where pages are
 short, the last in order is preempted: it gives its pages back, and later computes prompt and answer again. The
 first in order can always take everything, so it always advances, and so in time does everyone.
+
+A step may be scheduled *ahead*, while one is in flight whose tokens nobody knows yet: decoding sequences go on with the
+token in their slot, unless that was their last for certain. Nobody is preempted and no page copied for such a step;
+where that were needed, it waits for the one in flight. What a sequence that has ended holds is given back once no step
+in flight has rows of it.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ class Schedule:
 
     def add(self, sequence: Sequence, rows: int, scores: int = 0) -> None:
         self.sequences.append(sequence)
-        self.starts.append(sequence.computed)
+        self.starts.append(sequence.start)
         self.rows.append(rows)
         samples = rows == sequence.pending and sequence.pool is None
         self.samples.append(1 + len(sequence.forks) if samples else 0)
@@ -62,6 +67,8 @@ class Scheduler:
         self._score_rows = samples - limits.sequences
         self.running: list[Sequence] = []
         self.preemptions = 0
+        # Ended, and a step in flight still has rows of them.
+        self._leaving: list[Sequence] = []
         self._waiting: list[tuple[tuple[int, int, int], Sequence]] = []
         self._parked: dict[bytes, list[Sequence]] = {}
         self._n_waiting = 0
@@ -75,15 +82,18 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self.running and not self.waiting
+        return not self.running and not self.waiting and not self._leaving
 
     def add(self, sequence: Sequence) -> None:
         sequence.state = State.WAITING
         self._n_waiting += 1
         heappush(self._waiting, (sequence.order, sequence))
 
-    def schedule(self, step: Schedule) -> None:
-        """Fills `step`. It stays empty only when there is nothing to do."""
+    def schedule(self, step: Schedule, *, ahead: bool = False) -> None:
+        """Fills `step`, which is in flight from now on, until it has come to `land`.
+
+        ahead: another one is in flight. If not, `step` stays empty only when there is nothing to do.
+        """
         step.clear()
         budget = self.limits.rows - sum(1 for sequence in self.running if sequence.pending == 1)
         score_rows = self._score_rows
@@ -93,23 +103,26 @@ class Scheduler:
         while i < len(self.running):
             sequence = self.running[i]
             i += 1
-            if sequence.pending == 1:
-                if self._make_room(sequence, 1):
-                    step.add(sequence, 1)
-                else:
-                    short = True
+            if sequence.ahead and sequence.generated + sequence.ahead >= sequence.max_tokens:
                 continue
-            rows, scores = self._chunk(sequence, budget, score_rows)
+            decodes = sequence.pending == 1
+            rows, scores = (1, 0) if decodes else self._chunk(sequence, budget, score_rows)
             if rows == 0:
                 continue
-            if self._make_room(sequence, rows):
-                budget -= rows
+            if self._make_room(sequence, rows, ahead):
+                budget -= 0 if decodes else rows
                 score_rows -= scores
                 step.add(sequence, rows, scores)
+            elif ahead:
+                step.clear()
+                return
             else:
                 short = True
         if not short:
             self._admit(step, budget, score_rows)
+        for sequence, rows, samples in zip(step.sequences, step.rows, step.samples, strict=True):
+            sequence.flying += rows
+            sequence.ahead += samples > 0
 
     def _chunk(self, sequence: Sequence, budget: int, score_rows: int) -> tuple[int, int]:
         """Rows of a prompt's next chunk, and how many of them score the prompt token after them."""
@@ -123,9 +136,14 @@ class Scheduler:
             return first + score_rows - sequence.computed, score_rows
         return rows, scores
 
-    def _make_room(self, sequence: Sequence, rows: int) -> bool:
-        """Pages for the sequence's next rows, if need be from those behind it. False: it sits this step out."""
-        start, stop = sequence.computed, sequence.computed + rows
+    def _make_room(self, sequence: Sequence, rows: int, ahead: bool) -> bool:
+        """Pages for the sequence's next rows, if need be from those behind it. False: it sits this step out.
+
+        ahead: from nobody, and without a copy.
+        """
+        start, stop = sequence.start, sequence.start + rows
+        if ahead:
+            return not self.cache.must_copy(sequence.tables, start) and self.cache.grow(sequence.tables, start, stop)
         while not self.cache.grow(sequence.tables, start, stop):
             victim = self.running[-1]
             if victim is sequence:
@@ -208,10 +226,21 @@ class Scheduler:
         """Pages that the running sequences will take for what they have, and one more each to go on."""
         reserved = [0] * len(self.cache.groups)
         for sequence in self.running:
-            lacks = self.cache.pages_lacking(sequence.tables, len(sequence.tokens) + 1, self.limits.rows)
+            lacks = self.cache.pages_lacking(
+                sequence.tables, len(sequence.tokens) + sequence.ahead + 1, self.limits.rows
+            )
             for g, lack in enumerate(lacks):
                 reserved[g] += max(1, lack)
         return reserved
+
+    def land(self, step: Schedule) -> None:
+        """The step has ended, well or not: nothing of it touches pages any more."""
+        for sequence, rows, samples in zip(step.sequences, step.rows, step.samples, strict=True):
+            sequence.flying -= rows
+            sequence.ahead -= samples > 0
+            if sequence.state is State.DONE and not sequence.flying:
+                self._leaving.remove(sequence)
+                self._give_back(sequence)
 
     def advance(self, sequence: Sequence, rows: int) -> None:
         """The sequence's next `rows` positions are computed: full pages become findable, pages out of the window go."""
@@ -242,8 +271,11 @@ class Scheduler:
         return [sequence, *forks]
 
     def end(self, sequence: Sequence) -> None:
-        """Ends a sequence in whatever state it is; its pages are free at once."""
-        if sequence.state is State.RUNNING:
+        """Ends a sequence in whatever state it is; its pages are free once no step in flight has rows of it."""
+        if sequence.state is State.RUNNING and sequence.flying:
+            self.running.remove(sequence)
+            self._leaving.append(sequence)
+        elif sequence.state is State.RUNNING:
             self._leave(sequence)
         elif sequence.state is State.WAITING:
             self._n_waiting -= 1  # its entry in the queue is dropped when it comes up
@@ -258,8 +290,12 @@ class Scheduler:
         sequence.state = State.DONE
 
     def _leave(self, sequence: Sequence) -> None:
-        """Out of the running set: pages, slots and announcements are given back."""
+        """Out of the running set, with all that it holds."""
         self.running.remove(sequence)
+        self._give_back(sequence)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        """Pages, slots and announcements."""
         self.cache.free(sequence.tables)
         self._slots.append(sequence.slot)
         self._slots.extend(fork.slot for fork in sequence.forks)
@@ -281,13 +317,15 @@ class Scheduler:
 
     def check(self) -> None:
         """Invariants, for tests: conservation of pages and slots, order, nothing in two places."""
-        self.cache.check(sequence.tables for sequence in self.running)
+        held = self.running + self._leaving
+        self.cache.check(sequence.tables for sequence in held)
         assert self.running == sorted(self.running, key=lambda sequence: sequence.order)
         assert all(sequence.state is State.RUNNING for sequence in self.running)
-        slots = [sequence.slot for sequence in self.running]
-        slots += [fork.slot for sequence in self.running for fork in sequence.forks]
+        assert all(sequence.state is State.DONE and sequence.flying for sequence in self._leaving)
+        slots = [sequence.slot for sequence in held]
+        slots += [fork.slot for sequence in held for fork in sequence.forks]
         assert sorted(slots + self._slots) == list(range(self.limits.sequences)), "slots lost or doubled"
         live = [sequence for _, sequence in self._waiting if sequence.state is State.WAITING]
         assert len(live) == len(set(map(id, live))) == self._n_waiting
         assert sum(map(len, self._parked.values())) == self._n_parked
-        assert self._n_parked == 0 or self.running, "sequences wait for a prefix that nobody computes"
+        assert self._n_parked == 0 or held, "sequences wait for a prefix that nobody computes"

@@ -28,6 +28,7 @@ class State(Enum):
 
 class Sequence:
     """tokens: prompt and answer, int32. computed: leading positions whose KV is in its pages.
+    flying: positions behind those that steps in flight compute; ahead: tokens that such steps sample, not yet known.
 
     order: sorts the queue and picks victims; first (arrival step + priority * HEAD_START), then arrival, then sample.
     forks: the request's other samples, until this one's prompt is computed and they share its pages.
@@ -37,9 +38,11 @@ class Sequence:
     """
 
     __slots__ = (
+        "ahead",
         "announced",
         "cached_tokens",
         "computed",
+        "flying",
         "forks",
         "index",
         "keys",
@@ -88,6 +91,8 @@ class Sequence:
         self.root = request.cache_salt.encode()
         self.state = State.WAITING if index == 0 else State.JOINED
         self.computed = 0
+        self.flying = 0
+        self.ahead = 0
         self.cached_tokens = 0
         self.scored = 1 if request.params.prompt_logprobs is not None and index == 0 else self.prompt_len
         self.slot = -1
@@ -97,9 +102,14 @@ class Sequence:
         self.sampling: SamplingState | None = None
 
     @property
+    def start(self) -> int:
+        """The first position of which no step is in flight."""
+        return self.computed + self.flying
+
+    @property
     def pending(self) -> int:
         """Rows still to compute before the next token can be sampled; 1 while decoding."""
-        return len(self.tokens) - self.computed
+        return len(self.tokens) + self.ahead - self.computed - self.flying
 
     @property
     def generated(self) -> int:

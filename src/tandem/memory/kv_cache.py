@@ -86,6 +86,12 @@ class KVCache:
                 return False
         return True
 
+    def must_copy(self, tables: PageTables, length: int) -> bool:
+        """Whether `grow` from this length would copy a page, as others share the last one."""
+        return length % self.page_size != 0 and any(
+            allocator.references(table[-1]) > 1 for table, allocator in zip(tables.tables, self.allocators, strict=True)
+        )
+
     def grow(self, tables: PageTables, length: int, stop: int) -> bool:
         """Makes positions [length, stop) writable: new pages, and an own copy of a last page that others share.
 

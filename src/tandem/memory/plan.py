@@ -20,6 +20,8 @@ from tandem.models.spec import ModelSpec
 from tandem.weights.tensor import Tensor
 
 PAGE_SIZE = 16
+# Where the head's device puts tokens where the next step finds them; one elsewhere.
+STEPS_IN_FLIGHT = 2
 # Prompt logprobs need the logits of every prompt row: a step brings this many bytes of them, at least 16 rows.
 _SCORE_BYTES = 16 << 20
 
@@ -219,14 +221,14 @@ def step_buffer_bytes(
     spec: ModelSpec, layout: BatchLayout, *, candidates: bool, micro_batches: int = 1, slices: int = 0
 ) -> int:
     """Residual stream, logits, token slots and each micro-batch's partials; for a head that picks candidates, what it
-    is asked and answers. Page-aligned.
+    is asked and answers, for each step in flight. Page-aligned.
     """
     elements = [layout.max_rows * spec.hidden, layout.max_samples * spec.vocab, layout.max_sequences]
     if slices:
         elements += [slices * (layout.max_rows // micro_batches) * spec.hidden] * micro_batches
     if candidates:
         shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
-        elements += [rows * columns for rows, columns in shapes.values()]
+        elements += [rows * columns for rows, columns in shapes.values()] * layout.turns
     return sum(aligned(4 * count) for count in elements)
 
 
@@ -271,12 +273,14 @@ class Planner:
             pages = min(-(-kv_positions // PAGE_SIZE), limits.sequences * each)
             groups.append(KVGroupPlan(owner, group, each, max(pages, each)))
         micro_rows = micro_batch_rows(limits.rows, self._micro_batches, self._spec.hidden)
+        picks = self._devices[self._stages[-1][0].device].info.candidates > 0
         layout = BatchLayout(
             max_rows=micro_rows * self._micro_batches,
             max_sequences=limits.sequences,
             max_samples=limits.samples(self._spec.vocab),
             max_pages=limits.sequences * sum(plan.sequence_pages for plan in groups),
             kv_groups=len(groups),
+            turns=STEPS_IN_FLIGHT if picks else 1,
         )
         plans = []
         for name, weights in self._weights.items():
@@ -293,12 +297,11 @@ class Planner:
                     host=device.plan_host(programs, layout),
                 )
             )
-        picks = self._devices[self._stages[-1][0].device].info.candidates > 0
         buffers = step_buffer_bytes(
             self._spec, layout, candidates=picks, micro_batches=self._micro_batches, slices=self._slices
         )
-        # The engine's batch, which is the step's; with micro-batches, theirs and the head's.
-        batches = 1 if self._micro_batches == 1 else self._micro_batches + 2
+        # The engine's batch, which is the step's; with micro-batches, theirs and the head's. All of them for each turn.
+        batches = layout.turns * (1 if self._micro_batches == 1 else self._micro_batches + 2)
         return MemoryPlan(
             model=self._spec.name,
             limits=limits,

@@ -3,6 +3,9 @@
 A step's programs are queued in one go, stage after stage, and in each stage micro-batch after micro-batch. A program
 waits for those of its micro-batch in the stage before; so lanes work side by side wherever they wait for different
 ones: two micro-batches on two devices take turns, slices of a block run at once.
+
+A step may be queued while the one before it is on its way (the two have batches of different turns). It begins where
+that has ended: its first programs lie behind the other's head on their lane, or wait for it.
 """
 
 from __future__ import annotations
@@ -58,8 +61,8 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class StepHandle:
-    """A step on its way. events: of all its programs, the head's last. candidates: where the head picks them; None
-    where every row comes whole.
+    """A step on its way. events: of all its programs, the head's last. candidates: what this step asks a head that
+    picks them; None where every row comes whole.
     """
 
     events: Sequence[Event]
@@ -70,7 +73,7 @@ class StepHandle:
     residual: Callable[[], Float32Array]
 
     def wait(self) -> Float32Array:
-        """Logits of the step's samples, [samples, vocab] float32; valid until the next step is submitted.
+        """Logits of the step's samples, [samples, vocab] float32; valid until the next step begins.
 
         Of a head that picks candidates only the rows that were asked for whole are there. Blocks without the GIL;
         raises DeviceError if the step failed, once nothing of it runs any more.
@@ -87,7 +90,7 @@ class StepHandle:
 
     def hidden(self) -> Float32Array:
         """The residual stream that leaves the last block, [rows, hidden] float32 in the order of the batch's rows; once
-        the step has ended, and until the next one is submitted.
+        the step has ended, and until the next one begins.
         """
         return self.residual()
 
@@ -144,11 +147,16 @@ class Executor:
                 break
             for at in range(self._micro_batches):
                 before[at] = tuple(self._link(segment, number, at, before[at]) for segment in stage)
-        self._split: MicroBatches | None = None
+        # By turn; none where a step is one batch.
+        self._splits: list[MicroBatches] = []
         if self._micro_batches > 1:
             page_size = plan.groups[0].group.page_size
-            self._split = MicroBatches(plan.layout, self._micro_batches, plan.micro_rows, page_size)
+            self._splits = [
+                MicroBatches(plan.layout, self._micro_batches, plan.micro_rows, page_size, turn)
+                for turn in range(plan.layout.turns)
+            ]
         self._steps = 0
+        self._head_end: Event | None = None
         # Of all steps that have ended well.
         self.times = PipelineTimes()
         # While it is a list, steps are noted there.
@@ -173,17 +181,20 @@ class Executor:
         )
 
     @property
-    def candidates(self) -> CandidateBuffers | None:
-        """Where to ask a head that picks candidates, before a step is submitted."""
+    def candidates(self) -> tuple[CandidateBuffers, ...]:
+        """Where to ask a head that picks candidates, by the batch's turn, before a step is submitted; else empty."""
         return self._buffers[-1].candidates
 
     def submit(self, batch: Batch) -> StepHandle:
         """Queues the whole step. `batch` must stay untouched until done; its rows lie in the order of its sequences."""
         self._steps += 1
         batches, used = [batch], 1
-        if self._split is not None:
-            used = self._split.split(batch)
-            batches = [*self._split.batches, self._split.head]
+        split = self._splits[batch.turn] if self._splits else None
+        if split is not None:
+            used = split.split(batch)
+            batches = [*split.batches, split.head]
+        head, before = self._links[-1], self._head_end
+        in_flight = before is not None and before.timeline.value < before.value
         # Of each program; None of those whose micro-batch has no rows.
         events: list[Event | None] = []
         ran: list[ProgramTime] = []
@@ -196,8 +207,12 @@ class Executor:
                 ran.append(_timed(link, batches[link.micro_batch], signal))
             else:
                 wait = [event for i in link.after if (event := events[i]) is not None]
+                if in_flight and not link.after and link.device != head.device:
+                    assert before is not None
+                    wait.append(before)
                 link.program.submit(batches[link.micro_batch], wait, signal)
             events.append(signal)
+        self._head_end = events[-1]
 
         rows, samples = batch.n_rows, batch.n_samples
 
@@ -210,11 +225,12 @@ class Executor:
 
         def residual() -> Float32Array:
             hidden = self._buffers[-1].hidden
-            return hidden[:rows] if self._split is None else self._split.join(hidden)
+            return hidden[:rows] if split is None else split.join(hidden)
 
         going = [event for event in events if event is not None]
         logits = self._buffers[-1].logits[: batch.n_samples]
-        return StepHandle(going, logits, self._links[-1].program, self.candidates, ended, residual)
+        asked = self.candidates[batch.turn] if self.candidates else None
+        return StepHandle(going, logits, head.program, asked, ended, residual)
 
     def close(self) -> None:
         """Finishes what is queued, closes the devices, and lets go of blocks and pages."""
@@ -233,10 +249,11 @@ class Executor:
         hidden = arena.take((layout.max_rows, spec.hidden), np.float32)
         logits = arena.take((layout.max_samples, spec.vocab), np.float32)
         slots = arena.take((layout.max_sequences,), np.int32)
-        candidates = None
-        if picks:
-            shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
-            candidates = CandidateBuffers(**{name: arena.take(shapes[name], np.int32) for name in shapes})
+        shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab) if picks else {}
+        candidates = tuple(
+            CandidateBuffers(**{name: arena.take(shapes[name], np.int32) for name in shapes})
+            for _ in range(layout.turns if picks else 0)
+        )
 
         def buffers(first: int, rows: int, partials: Float32Array) -> StepBuffers:
             return StepBuffers(hidden[first : first + rows], logits, partials, slots, candidates)
@@ -269,14 +286,14 @@ class Executor:
         return len(self._links) - 1
 
     def _ran(self, events: Sequence[Event | None]) -> list[ProgramTime]:
-        """When the programs of the last step ran: those that have an event."""
+        """When the programs of a step ran: those that have an event."""
         numbers: dict[int, int] = {}
         programs = []
         for index, (link, event) in enumerate(zip(self._links, events, strict=True)):
             if event is None:
                 continue
             numbers[index] = len(numbers)
-            start, end = link.timeline.last_run()
+            start, end = link.timeline.run(event.value)
             after = tuple(numbers[i] for i in link.after if i in numbers)
             programs.append(
                 ProgramTime(link.device, start, end - start, [], link.stage, link.micro_batch, link.blocks, after)

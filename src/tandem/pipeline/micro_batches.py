@@ -12,16 +12,17 @@ from tandem.devices.batch import SAMPLE_STRIDE, Batch, BatchLayout, Int32Array
 
 
 class MicroBatches:
-    """`count` batches and the head's. Micro-batch i has rows [i * rows, (i + 1) * rows) of the step's residual stream.
+    """`count` batches and the head's, for steps of one turn. Micro-batch i has rows [i * rows, (i + 1) * rows) of the
+    step's residual stream.
 
     A chunk of a prompt may be cut in two: its first part is computed before its second, as every lane runs
     micro-batch 0 before micro-batch 1 at each stage. The head runs once for all of them: its batch names their rows
     where they lie.
     """
 
-    def __init__(self, layout: BatchLayout, count: int, rows: int, page_size: int) -> None:
-        self.batches = tuple(Batch(layout) for _ in range(count))
-        self.head = Batch(layout)
+    def __init__(self, layout: BatchLayout, count: int, rows: int, page_size: int, turn: int = 0) -> None:
+        self.batches = tuple(Batch(layout, turn) for _ in range(count))
+        self.head = Batch(layout, turn)
         self._rows = rows
         self._bounds = [0]
         self._page_size = page_size

@@ -150,8 +150,9 @@ class BlockRig:
         }
         buffers = StepBuffers(**arrays)
         if picks:
-            buffers.candidates = CandidateBuffers(**{name: arena.take(size, np.int32) for name, size in asked.items()})
-            buffers.candidates.asks[:] = (1, 0, _ONE, -1, 0, 0, _ONE, 0, 0)
+            candidates = CandidateBuffers(**{name: arena.take(size, np.int32) for name, size in asked.items()})
+            candidates.asks[:] = (1, 0, _ONE, -1, 0, 0, _ONE, 0, 0)
+            buffers.candidates = (candidates,)
         return buffers
 
     def _fill(self, pool: Any) -> None:

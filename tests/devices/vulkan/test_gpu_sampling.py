@@ -62,7 +62,7 @@ class Bench:
             aligned_zeros((samples, vocab)),
             aligned_zeros((0, samples, HIDDEN)),
             aligned_zeros((1, samples)).view(np.int32)[0],
-            self.asked,
+            (self.asked,),
         )
         self.device = device
         block = device.load(spec, weights)
@@ -271,8 +271,7 @@ def test_a_step_takes_the_token_that_the_step_before_it_chose(mirrored: bool, op
     device = opened(unified=mirrored, external_host_memory=mirrored)
     spec, checkpoint = bundled()
     runner = Runner(spec, checkpoint, whole(spec, device), rows=8, sequences=2, context=32, candidates=True)
-    asked = runner.buffers.candidates
-    assert asked is not None
+    (asked,) = runner.buffers.candidates
     known = runner.start()
     asked.asks[:] = 0
     token = int(runner.step([(known, [5, 6, 7])])[0][-1].argmax())

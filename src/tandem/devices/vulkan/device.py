@@ -175,8 +175,9 @@ class VulkanDevice:
                 if isinstance(spec, HeadSpec):
                     arrays["logits", 0] = 4 * layout.max_samples * spec.vocab
                     shapes = candidate_shapes(layout.max_samples, layout.max_sequences, spec.vocab)
-                    arrays |= {(name, 0): 4 * count * width for name, (count, width) in shapes.items()}
-        return self._machine.memory.planned_host(arrays.values()) + step_data_bytes(layout.size)
+                    for turn in range(layout.turns):
+                        arrays |= {(name, turn): 4 * count * width for name, (count, width) in shapes.items()}
+        return self._machine.memory.planned_host(arrays.values()) + step_data_bytes(layout)
 
     def allocate_kv(self, group: KVGroupSpec, pages: int) -> VulkanKVPool:
         return VulkanKVPool(self._context, self._machine.memory, group, pages)

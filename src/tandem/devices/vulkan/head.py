@@ -8,8 +8,9 @@ import numpy as np
 
 from tandem.devices.base import StepBuffers
 from tandem.devices.batch import Batch
-from tandem.devices.candidates import ANSWER_HEAD, TAKES_SLOT
+from tandem.devices.candidates import ANSWER_HEAD
 from tandem.devices.spec import HeadSpec
+from tandem.devices.vulkan.check import Asked, check_asks
 from tandem.devices.vulkan.dispatch import Dispatch
 from tandem.devices.vulkan.memory import Memory, View
 from tandem.devices.vulkan.sampling import SamplingPlaces, sampling_dispatches, whole_rows
@@ -31,12 +32,13 @@ class Head:
         self._shared = shared.get(buffers.logits)
         self._slots = shared.get(buffers.slots) if len(buffers.slots) else None
         self._slot_count = len(buffers.slots)
+        # By the batches' turn.
         self._asked = buffers.candidates
-        self._exchanged: dict[str, SharedArray] = {}
-        if self._asked is not None:
-            names = ("asks", "adjustments", "masks", "answers")
-            self._exchanged = {name: shared.get(getattr(self._asked, name)) for name in names}
-        self._apart = self._asked is not None and workspace.logits is not None
+        names = ("asks", "adjustments", "masks", "answers")
+        self._exchanged: list[dict[str, SharedArray]] = [
+            {name: shared.get(getattr(asked, name)) for name in names} for asked in self._asked
+        ]
+        self._apart = bool(self._asked) and workspace.logits is not None
 
     @property
     def logits(self) -> View:
@@ -44,13 +46,13 @@ class Head:
         apart = self._workspace.logits
         return apart if self._apart and apart else self._shared.view
 
-    def dispatches(self, step: View) -> Iterator[Dispatch]:
-        """What follows the product."""
-        if self._asked is None:
+    def dispatches(self, step: View, turn: int) -> Iterator[Dispatch]:
+        """What follows the product, in steps of this turn."""
+        if not self._asked:
             return
         places = SamplingPlaces(
             step=step,
-            **{name: shared.view for name, shared in self._exchanged.items()},
+            **{name: shared.view for name, shared in self._exchanged[turn].items()},
             slots=self._slots.view if self._slots else step,
             slot_count=self._slot_count,
             logits=self.logits,
@@ -60,32 +62,36 @@ class Head:
         if self._apart:
             yield whole_rows(self._spec, places, self._shared.view)
 
-    def ask(self, batch: Batch) -> frozenset[str]:
+    def check(self, batch: Batch) -> Asked | None:
+        """What is asked; None where every row comes whole. Raises DeviceError for asks that name what is not there."""
+        if not self._asked:
+            return None
+        return check_asks(self._asked[batch.turn], batch, self._spec.vocab, self._slot_count)
+
+    def ask(self, batch: Batch, asked: Asked | None) -> frozenset[str]:
         """Shows the GPU what is asked, and tells what there is: grids are launched only `when` there is some."""
-        if self._asked is None:
+        if asked is None:
             return frozenset()
-        samples = batch.n_samples
-        asks = self._asked.asks[:samples]
-        adjustments, masks = self._asked.used(samples)
-        whole = int(np.count_nonzero(asks[:, 0] == 0))
-        for name, rows in (("asks", samples), ("adjustments", adjustments), ("masks", masks)):
-            self._exchanged[name].push(0, rows)
-        wants = {"asked": whole < samples, "adjusted": adjustments > 0, "whole": whole > 0}
+        exchanged = self._exchanged[batch.turn]
+        for name, rows in (("asks", batch.n_samples), ("adjustments", asked.adjustments), ("masks", asked.masks)):
+            exchanged[name].push(0, rows)
+        wants = {"asked": asked.candidates, "adjusted": asked.adjustments, "whole": asked.whole}
         return frozenset(name for name, wanted in wants.items() if wanted)
 
-    def pull(self, batch: Batch) -> None:
+    def pull(self, batch: Batch, asked: Asked | None) -> None:
         """Shows the host what came of it: answers, or whole rows."""
         samples = batch.n_samples
-        if self._asked is None:
+        if asked is None:
             self._shared.pull(0, samples)
             return
-        asks = self._asked.asks[:samples]
-        if np.any(asks[:, 0]):
-            self._exchanged["answers"].pull(0, samples, ANSWER_HEAD + 2 * int(asks[:, 0].max()))
-        if self._slots is not None and np.any(asks[:, 1] & TAKES_SLOT):
+        if asked.candidates:
+            self._exchanged[batch.turn]["answers"].pull(0, samples, ANSWER_HEAD + 2 * asked.most)
+        if self._slots is not None and asked.fills_slots:
             self._slots.pull(0, self._slot_count)
-        self._asked.answers[:samples, 0] = asks[:, 0]
-        self._bring(np.flatnonzero(asks[:, 0] == 0).tolist())
+        if asked.whole:
+            buffers = self._asked[batch.turn]
+            buffers.answers[:samples, 0] = buffers.asks[:samples, 0]
+            self._bring(np.flatnonzero(buffers.asks[:samples, 0] == 0).tolist())
 
     def fetch(self, samples: Sequence[int]) -> None:
         """Brings whole rows of the last step."""
