@@ -251,13 +251,15 @@ class Engine:
             self.scheduler.land(schedule)
             self._fail_step(schedule, str(error))
             return
+        # Scoring uses the sampler's memory, too.
+        tokens: list[int] = [] if sampled is None else sampled.tokens.tolist()
         if any(schedule.scores):
             self._score(schedule, logits[len(step.states) :])
         sampled_at = time.perf_counter()
         if any(sequence.pool is not None for sequence in schedule.sequences):
             self._pool(schedule, step.handle.hidden())
         self.scheduler.land(schedule)
-        self._move_on(step, sampled)
+        self._move_on(step, sampled, tokens)
         taken = allocations()
         counters.allocations += taken - self._allocations
         self._allocations = taken
@@ -265,9 +267,8 @@ class Engine:
         counters.sample_seconds += sampled_at - waited
         counters.host_seconds += time.perf_counter() - sampled_at
 
-    def _move_on(self, step: Step, sampled: Sampled | None) -> None:
+    def _move_on(self, step: Step, sampled: Sampled | None, tokens: list[int]) -> None:
         schedule, errors = step.schedule, {} if step.masks is None else self._masks.errors
-        tokens = [] if sampled is None else sampled.tokens.tolist()
         at = 0
         for sequence, rows, samples in zip(schedule.sequences, schedule.rows, schedule.samples, strict=True):
             if sequence.state is State.DONE:
