@@ -1,0 +1,207 @@
+"""The graphs that hold weights: what comes before and after attention, and every other kind of block.
+
+Inputs and outputs are float32 unless their port says otherwise, with `rows` rows. Each graph reads its inputs in whole before the
+node that writes its output, except that the last addition reads `hidden` element by element: `out` may be bound to
+the memory of `hidden`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.devices.onnx.graph import CONTRIB, Builder, Graph
+from tandem.devices.onnx.weights_form import PackedBlock
+from tandem.devices.spec import AttentionSpec, CombineSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec, RopeSpec
+
+Float32Array = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int32]
+
+
+def projection_graph(block: PackedBlock, rows: int) -> Graph:
+    """hidden [rows, hidden], with rope `cos`, `sin` [rows, dims / 2] -> q [rows, heads, head_dim], k, v [rows, kv_heads,
+    head_dim]: normed, with biases, normed by head, rotated. `rope_rows` makes cos and sin.
+    """
+    spec = block.work
+    assert isinstance(spec, AttentionSpec)
+    make = _Maker(f"projection {spec.layer}", block)
+    graph = make.graph
+    hidden = graph.input("hidden", (rows, spec.hidden))
+    angles = None
+    if spec.rope:
+        half = (rows, spec.rope.dims // 2)
+        angles = (graph.input("cos", half), graph.input("sin", half))
+        angles = tuple(graph("Unsqueeze", each, graph.integers(1)) for each in angles)
+    x = make.norm(hidden, "norm", spec.norm)
+    for role, heads in (("q", spec.heads), ("k", spec.kv_heads), ("v", spec.kv_heads)):
+        y = make.product(x, role)
+        if spec.qkv_bias:
+            y = graph("Add", y, make.vector(f"{role}_bias"))
+        y = graph.reshape(y, rows, heads, spec.head_dim)
+        if role != "v":
+            if spec.qk_norm:
+                y = make.norm(y, f"{role}_norm", spec.qk_norm)
+            if spec.rope and angles:
+                y = _rotated(graph, y, angles, spec.rope, (rows, heads, spec.head_dim))
+        graph.output(y, role, (rows, heads, spec.head_dim))
+    return graph.finish()
+
+
+def output_graph(block: PackedBlock, rows: int) -> Graph:
+    """attended [rows, heads * head_dim], hidden [rows, hidden] -> out [rows, hidden].
+
+    Of a slice: attended -> partial [rows, hidden], the bare product.
+    """
+    spec = block.work
+    assert isinstance(spec, AttentionSpec)
+    make = _Maker(f"output {spec.layer}", block)
+    attended = make.graph.input("attended", (rows, spec.heads * spec.head_dim))
+    if block.slice is not None:
+        make.graph.output(make.product(attended, "o"), "partial", (rows, spec.hidden))
+        return make.graph.finish()
+    hidden = make.graph.input("hidden", (rows, spec.hidden))
+    product = make.product(attended, "o")
+    if spec.o_bias:
+        product = make.graph("Add", product, make.vector("o_bias"))
+    return make.residual(hidden, product, spec.post_norm, (rows, spec.hidden))
+
+
+def ffn_graph(block: PackedBlock, rows: int) -> Graph:
+    """hidden [rows, hidden] -> out [rows, hidden]. Of a slice: -> partial [rows, hidden], the bare product."""
+    spec = block.work
+    assert isinstance(spec, FFNSpec)
+    make = _Maker(f"ffn {spec.layer}", block)
+    graph = make.graph
+    hidden = graph.input("hidden", (rows, spec.hidden))
+    x = make.norm(hidden, "norm", spec.norm)
+    gate, up = make.product(x, "gate"), make.product(x, "up")
+    if spec.activation == "silu":
+        active = graph("Mul", gate, graph("Sigmoid", gate))
+    else:
+        active = graph("Gelu", gate, approximate="tanh")
+    product = make.product(graph("Mul", active, up), "down")
+    if block.slice is not None:
+        graph.output(product, "partial", (rows, spec.hidden))
+        return graph.finish()
+    return make.residual(hidden, product, spec.post_norm, (rows, spec.hidden))
+
+
+def combine_graph(block: PackedBlock, rows: int) -> Graph:
+    """partial_0 ... [rows, hidden] each, hidden [rows, hidden] -> out [rows, hidden]."""
+    spec = block.work
+    assert isinstance(spec, CombineSpec)
+    make = _Maker(f"combine {spec.layer}", block)
+    shape = (rows, spec.hidden)
+    partials = [make.graph.input(f"partial_{index}", shape) for index in range(spec.slices)]
+    hidden = make.graph.input("hidden", shape)
+    total = partials[0]
+    for partial in partials[1:]:
+        total = make.graph("Add", total, partial)
+    if spec.bias:
+        total = make.graph("Add", total, make.vector("bias"))
+    return make.residual(hidden, total, spec.post_norm, shape)
+
+
+def embed_graph(block: PackedBlock, rows: int) -> Graph:
+    """tokens [rows] int32, which the host has found to be in the vocabulary -> hidden [rows, hidden]."""
+    spec = block.work
+    assert isinstance(spec, EmbedSpec)
+    make = _Maker("embed", block)
+    tokens = make.graph.input("tokens", (rows,), "int32")
+    found = make.graph("Gather", make.weight("embedding"), tokens, axis=0)
+    if spec.scale != 1.0:
+        found = make.graph("Mul", found, make.graph.floats(spec.scale))
+    make.graph.output(found, "hidden", (rows, spec.hidden))
+    return make.graph.finish()
+
+
+def head_graph(block: PackedBlock, rows: int, samples: int) -> Graph:
+    """hidden [rows, hidden], samples [samples] int32, rows of hidden -> logits [samples, vocab]."""
+    spec = block.work
+    assert isinstance(spec, HeadSpec)
+    make = _Maker("head", block)
+    graph = make.graph
+    hidden = graph.input("hidden", (rows, spec.hidden))
+    chosen = graph("Gather", hidden, graph.input("samples", (samples,), "int32"), axis=0)
+    logits = make.product(make.norm(chosen, "norm", spec.norm), "output")
+    if spec.softcap is not None:
+        logits = soft_capped(graph, logits, spec.softcap)
+    graph.output(logits, "logits", (samples, spec.vocab))
+    return graph.finish()
+
+
+def rope_rows(rope: RopeSpec, positions: Positions, cos: Float32Array, sin: Float32Array) -> None:
+    """Fills cos and sin, [rows, dims / 2], for the first len(positions) rows, as the reference device computes them."""
+    angles = positions.astype(np.float32)[:, None] * rope.inverse_frequencies()
+    np.cos(angles, out=cos[: len(positions)])
+    np.sin(angles, out=sin[: len(positions)])
+
+
+def soft_capped(graph: Builder, value: str, cap: float) -> str:
+    return graph("Mul", graph("Tanh", graph("Div", value, graph.floats(cap))), graph.floats(cap))
+
+
+@dataclass(slots=True)
+class _Maker:
+    """What blocks share: norms, products with packed matrices, the residual add."""
+
+    name: str
+    block: PackedBlock
+    graph: Builder
+
+    def __init__(self, name: str, block: PackedBlock) -> None:
+        self.name, self.block, self.graph = name, block, Builder(name)
+
+    def vector(self, role: str) -> str:
+        return self.graph.weight(role, self.block.vectors[role])
+
+    def weight(self, role: str, suffix: str = "") -> str:
+        array = self.block.matrices[role].arrays[suffix]
+        return self.graph.weight(f"{role}.{suffix}" if suffix else role, array)
+
+    def norm(self, x: str, role: str, norm: NormSpec) -> str:
+        """RMS norm of the last axis; the offset is in the packed vector."""
+        graph = self.graph
+        mean = graph("ReduceMean", graph("Mul", x, x), graph.integers(-1), keepdims=1)
+        root = graph("Sqrt", graph("Add", mean, graph.floats(norm.eps)))
+        return graph("Mul", graph("Div", x, root), self.vector(role))
+
+    def product(self, x: str, role: str) -> str:
+        """x [rows, columns] times the matrix: [rows, outputs]."""
+        matrix = self.block.matrices[role]
+        if matrix.blocks is None:
+            return self.graph("MatMul", x, self.weight(role))
+        raise NotImplementedError(CONTRIB)
+
+    def residual(self, hidden: str, product: str, post_norm: NormSpec | None, shape: tuple[int, int]) -> Graph:
+        if post_norm:
+            product = self.norm(product, "post_norm", post_norm)
+        self.graph.output(self.graph("Add", hidden, product), "out", shape)
+        return self.graph.finish()
+
+
+def _rotated(graph: Builder, x: str, angles: tuple[str, ...], rope: RopeSpec, shape: tuple[int, int, int]) -> str:
+    """Rotary embedding of the first `dims` elements of each head of x [rows, heads, head_dim]."""
+    rows, heads, head_dim = shape
+    cos, sin = angles
+    half = rope.dims // 2
+    rest: list[str] = []
+    if rope.dims < head_dim:
+        x, *rest = graph.multiple("Split", x, graph.integers(rope.dims, head_dim - rope.dims), outputs=2, axis=2)
+    if rope.layout == "half":
+        first, second = graph.multiple("Split", x, graph.integers(half, half), outputs=2, axis=2)
+    else:
+        pairs = graph.reshape(x, rows, heads, half, 2)
+        pair = graph.multiple("Split", pairs, graph.integers(1, 1), outputs=2, axis=3)
+        first, second = (graph.reshape(each, rows, heads, half) for each in pair)
+    turned = [
+        graph("Sub", graph("Mul", first, cos), graph("Mul", second, sin)),
+        graph("Add", graph("Mul", second, cos), graph("Mul", first, sin)),
+    ]
+    if rope.layout == "half":
+        return graph("Concat", *turned, *rest, axis=2)
+    together = graph("Concat", *(graph.reshape(each, rows, heads, half, 1) for each in turned), axis=3)
+    together = graph.reshape(together, rows, heads, rope.dims)
+    return graph("Concat", together, *rest, axis=2) if rest else together
