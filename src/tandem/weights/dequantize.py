@@ -40,12 +40,12 @@ def dequantize_bytes(type: TensorType, data: Bytes) -> Floats:
     return values.reshape(-1)
 
 
-def _half(blocks: Bytes, offset: int) -> Floats:
+def half(blocks: Bytes, offset: int) -> Floats:
     """The float16 at a byte offset of each block: (blocks, 1)."""
     return blocks[:, offset : offset + 2].view(np.float16).astype(np.float32)
 
 
-def _nibbles(packed: Bytes, run: int) -> Bytes:
+def nibbles(packed: Bytes, run: int) -> Bytes:
     """4-bit values, (blocks, n) to (blocks, 2 n): of each `run` bytes first the low halves, then the high."""
     halves = packed.reshape(len(packed), -1, 1, run) >> np.array([[0], [4]], np.uint8)
     return (halves & np.uint8(15)).reshape(len(packed), -1)
@@ -56,7 +56,7 @@ def _f32(blocks: Bytes) -> Floats:
 
 
 def _f16(blocks: Bytes) -> Floats:
-    return _half(blocks, 0)
+    return half(blocks, 0)
 
 
 def _bf16(blocks: Bytes) -> Floats:
@@ -64,34 +64,34 @@ def _bf16(blocks: Bytes) -> Floats:
 
 
 def _q4_0(blocks: Bytes) -> Floats:
-    quants = _nibbles(blocks[:, 2:], 16).view(np.int8) - 8
-    return _half(blocks, 0) * quants
+    quants = nibbles(blocks[:, 2:], 16).view(np.int8) - 8
+    return half(blocks, 0) * quants
 
 
 def _q4_1(blocks: Bytes) -> Floats:
-    return _half(blocks, 0) * _nibbles(blocks[:, 4:], 16) + _half(blocks, 2)
+    return half(blocks, 0) * nibbles(blocks[:, 4:], 16) + half(blocks, 2)
 
 
-def _fifth_bits(packed: Bytes) -> Bytes:
+def fifth_bits(packed: Bytes) -> Bytes:
     """32 bits of each block, each moved to the place of 16: (blocks, 4) to (blocks, 32)."""
     return np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
 
 
 def _q5_0(blocks: Bytes) -> Floats:
-    quants = (_nibbles(blocks[:, 6:], 16) | _fifth_bits(blocks[:, 2:6])).view(np.int8) - 16
-    return _half(blocks, 0) * quants
+    quants = (nibbles(blocks[:, 6:], 16) | fifth_bits(blocks[:, 2:6])).view(np.int8) - 16
+    return half(blocks, 0) * quants
 
 
 def _q5_1(blocks: Bytes) -> Floats:
-    quants = _nibbles(blocks[:, 8:], 16) | _fifth_bits(blocks[:, 4:8])
-    return _half(blocks, 0) * quants + _half(blocks, 2)
+    quants = nibbles(blocks[:, 8:], 16) | fifth_bits(blocks[:, 4:8])
+    return half(blocks, 0) * quants + half(blocks, 2)
 
 
 def _q8_0(blocks: Bytes) -> Floats:
-    return blocks[:, 2:].view(np.int8) * _half(blocks, 0)
+    return blocks[:, 2:].view(np.int8) * half(blocks, 0)
 
 
-def _scales_and_minima(blocks: Bytes) -> tuple[Floats, Floats]:
+def scales_and_minima(blocks: Bytes) -> tuple[Floats, Floats]:
     """The eight scales and minima of a Q4_K or Q5_K block, each times the block's half: (n, 8, 1).
 
     They are 6-bit numbers in 12 bytes: the first four hold scales 0-3, the next four minima 0-3, the last four
@@ -100,27 +100,27 @@ def _scales_and_minima(blocks: Bytes) -> tuple[Floats, Floats]:
     low, middle, high = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = np.concatenate([low & 63, (high & 15) | (low >> 2 & 48)], axis=1)
     minima = np.concatenate([middle & 63, (high >> 4) | (middle >> 2 & 48)], axis=1)
-    return (_half(blocks, 0) * scales)[:, :, None], (_half(blocks, 2) * minima)[:, :, None]
+    return (half(blocks, 0) * scales)[:, :, None], (half(blocks, 2) * minima)[:, :, None]
 
 
 def _q4_k(blocks: Bytes) -> Floats:
-    scales, minima = _scales_and_minima(blocks)
-    quants = _nibbles(blocks[:, 16:], 32).reshape(-1, 8, 32)
+    scales, minima = scales_and_minima(blocks)
+    quants = nibbles(blocks[:, 16:], 32).reshape(-1, 8, 32)
     return (scales * quants - minima).reshape(-1, 256)
 
 
 def _q5_k(blocks: Bytes) -> Floats:
-    scales, minima = _scales_and_minima(blocks)
+    scales, minima = scales_and_minima(blocks)
     fifth = blocks[:, 16:48].reshape(-1, 1, 32) >> np.arange(8, dtype=np.uint8)[:, None] & 1
-    quants = _nibbles(blocks[:, 48:], 32).reshape(-1, 8, 32) | fifth << 4
+    quants = nibbles(blocks[:, 48:], 32).reshape(-1, 8, 32) | fifth << 4
     return (scales * quants - minima).reshape(-1, 256)
 
 
 def _q6_k(blocks: Bytes) -> Floats:
-    low = _nibbles(blocks[:, :128], 64)
+    low = nibbles(blocks[:, :128], 64)
     high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([[0], [2], [4], [6]], np.uint8) & 3
     quants = (low | high.reshape(-1, 256) << 4).view(np.int8) - 32
-    scales = _half(blocks, 208) * blocks[:, 192:208].view(np.int8)
+    scales = half(blocks, 208) * blocks[:, 192:208].view(np.int8)
     return (scales[:, :, None] * quants.reshape(-1, 16, 16)).reshape(-1, 256)
 
 

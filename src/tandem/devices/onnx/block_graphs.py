@@ -7,8 +7,6 @@ the memory of `hidden`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -110,7 +108,7 @@ def embed_graph(block: PackedBlock, rows: int) -> Graph:
     assert isinstance(spec, EmbedSpec)
     make = _Maker("embed", block)
     tokens = make.graph.input("tokens", (rows,), "int32")
-    found = make.graph("Gather", make.weight("embedding"), tokens, axis=0)
+    found = make.gathered(tokens, "embedding", rows)
     if spec.scale != 1.0:
         found = make.graph("Mul", found, make.graph.floats(spec.scale))
     make.graph.output(found, "hidden", (rows, spec.hidden))
@@ -143,16 +141,15 @@ def soft_capped(graph: Builder, value: str, cap: float) -> str:
     return graph("Mul", graph("Tanh", graph("Div", value, graph.floats(cap))), graph.floats(cap))
 
 
-@dataclass(slots=True)
 class _Maker:
     """What blocks share: norms, products with packed matrices, the residual add."""
 
-    name: str
     block: PackedBlock
     graph: Builder
+    sums: dict[tuple[str, int], str]
 
     def __init__(self, name: str, block: PackedBlock) -> None:
-        self.name, self.block, self.graph = name, block, Builder(name)
+        self.block, self.graph, self.sums = block, Builder(name), {}
 
     def vector(self, role: str) -> str:
         return self.graph.weight(role, self.block.vectors[role])
@@ -170,10 +167,51 @@ class _Maker:
 
     def product(self, x: str, role: str) -> str:
         """x [rows, columns] times the matrix: [rows, outputs]."""
-        matrix = self.block.matrices[role]
-        if matrix.blocks is None:
-            return self.graph("MatMul", x, self.weight(role))
-        raise NotImplementedError(CONTRIB)
+        matrix, graph = self.block.matrices[role], self.graph
+        blocks = matrix.form.blocks
+        if blocks is None:
+            return graph("MatMul", x, self.weight(role))
+        weights = [self.weight(role), self.weight(role, "scales")]
+        if matrix.form.operator == "MatMulNBits":
+            product = graph(
+                "MatMulNBits",
+                x,
+                *weights,
+                domain=CONTRIB,
+                N=matrix.outputs,
+                K=matrix.columns,
+                bits=blocks.bits,
+                block_size=blocks.block,
+                accuracy_level=self.block.accuracy_level,
+            )
+        else:
+            values = graph("DequantizeLinear", *weights, axis=0, block_size=blocks.block)
+            product = graph("MatMul", x, values)
+        if not matrix.form.offsets:
+            return product
+        return graph("Add", product, graph("MatMul", self.block_sums(x, blocks.block), self.weight(role, "offsets")))
+
+    def gathered(self, tokens: str, role: str, rows: int) -> str:
+        """Rows of the matrix: [rows, columns]."""
+        matrix, graph = self.block.matrices[role], self.graph
+        blocks = matrix.form.blocks
+        if blocks is None:
+            return graph("Gather", self.weight(role), tokens, axis=0)
+        attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": blocks.bits, "block_size": blocks.block}
+        weights = (self.weight(role), tokens, self.weight(role, "scales"))
+        found = graph("GatherBlockQuantized", *weights, domain=CONTRIB, **attributes)
+        if not matrix.form.offsets:
+            return found
+        offsets = graph("Gather", self.weight(role, "offsets"), tokens, axis=0)
+        split = graph.reshape(found, rows, matrix.columns // blocks.block, blocks.block)
+        return graph.reshape(graph("Add", split, graph("Unsqueeze", offsets, graph.integers(2))), rows, matrix.columns)
+
+    def block_sums(self, x: str, block: int) -> str:
+        """The sums of each row's blocks, [rows, columns / block]: once for all matrices that x meets."""
+        if (x, block) not in self.sums:
+            split = self.graph("Reshape", x, self.graph.integers(0, -1, block))
+            self.sums[x, block] = self.graph("ReduceSum", split, self.graph.integers(-1), keepdims=0)
+        return self.sums[x, block]
 
     def residual(self, hidden: str, product: str, post_norm: NormSpec | None, shape: tuple[int, int]) -> Graph:
         if post_norm:

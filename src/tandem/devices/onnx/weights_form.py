@@ -1,8 +1,9 @@
 """The forms in which a provider takes weights, and packing a block's tensors into them.
 
-Every packed type of GGUF is w = (q - 2^(bits-1)) * scale + offset over blocks of 16 or 32 columns, with q of 4 or 8 bits. A
-provider that multiplies such blocks gets the file's own values: as they are, except that an offset (types with minima)
-is rounded once to float32, and becomes a small product of its own with the sums of the row's blocks. Others get float32.
+A packed type of GGUF is integers of 4 or 8 bits with a scale for each 16 or 32 columns (`tandem.weights.integers`). A provider
+that multiplies such blocks gets the file's own integers and scales; a type's offsets become a small product of their
+own, with the sums of the row's blocks. A provider that has only wider integers gets the same values in those. Others
+get float32. So the values are the file's in every form, but for offsets that are rounded once to float32.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from tandem.devices.slicing import slice_spec, slice_weights
 from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec, Slice
 from tandem.devices.weights_check import check_weights, expected_shapes
 from tandem.weights.dequantize import dequantize
+from tandem.weights.integers import INTEGER_FORMS, integers
 from tandem.weights.tensor import Tensor, TensorType
 
 Float32Array = npt.NDArray[np.float32]
-Kind = Literal["nbits", "dequantize", "float32"]
+Operator = Literal["MatMulNBits", "DequantizeLinear", "GatherBlockQuantized", "MatMul", "Gather"]
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Weights of `bits` bits in blocks of `block` columns that share a scale."""
+    """Integers of `bits` bits, `block` columns of which share a scale."""
 
     bits: int
     block: int
@@ -36,48 +38,65 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """What a provider multiplies by itself; found by `probe_forms`, never by its name.
+    """What a provider computes with by itself: found by `probe_forms`, never by its name.
 
-    nbits: by MatMulNBits. dequantize: by DequantizeLinear of blocks, then MatMul. What is in neither becomes float32.
+    nbits: what MatMulNBits takes. dequantize: what DequantizeLinear before MatMul takes, 8 bits. gather: what
+    GatherBlockQuantized takes. All else becomes float32.
     accuracy_level: of MatMulNBits; 1 keeps activations in float32, 4 lets them become int8 by blocks.
     """
 
     nbits: frozenset[Blocks] = frozenset()
     dequantize: frozenset[Blocks] = frozenset()
+    gather: frozenset[Blocks] = frozenset()
     accuracy_level: int = 1
 
-    def of(self, type: TensorType) -> Kind:
-        blocks = BLOCKS.get(type)
-        if blocks is None:
-            return "float32"
-        if blocks in self.nbits:
-            return "nbits"
-        return "dequantize" if blocks in self.dequantize else "float32"
+    def of(self, type: TensorType, *, gathered: bool = False) -> Form:
+        """The form of a matrix of `type`; `gathered`: of an embedding."""
+        form = INTEGER_FORMS.get(type)
+        if form is not None:
+            own, wide = Blocks(form.bits, form.block), Blocks(8, form.block)
+            operators: list[tuple[Operator, frozenset[Blocks]]]
+            operators = [("MatMulNBits", self.nbits), ("DequantizeLinear", self.dequantize)]
+            if gathered:
+                operators = [("GatherBlockQuantized", self.gather)]
+            for operator, takes in operators:
+                for blocks in (own, wide):
+                    if blocks in takes:
+                        return Form(operator, blocks, form.offsets)
+        return Form("Gather" if gathered else "MatMul", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a matrix is held, and what computes with it. blocks: None for float32. offsets: whether blocks have them."""
+
+    operator: Operator
+    blocks: Blocks | None
+    offsets: bool = False
+
+    def __str__(self) -> str:
+        """As the log says it: `4-bit blocks of 32 (MatMulNBits)`."""
+        held = f"{self.blocks.bits}-bit blocks of {self.blocks.block}" if self.blocks else "float32"
+        return f"{held} ({self.operator})"
+
+    def nbytes(self, elements: int) -> int:
+        if self.blocks is None:
+            return 4 * elements
+        floats = 2 if self.offsets else 1
+        return elements * self.blocks.bits // 8 + 4 * floats * (elements // self.blocks.block)
 
 
 FLOAT32 = Forms()
 
-# The blocks in which a provider would take a packed type; F32, F16 and BF16 have none.
-BLOCKS: dict[TensorType, Blocks] = {
-    TensorType.Q4_0: Blocks(4, 32),
-    TensorType.Q4_1: Blocks(4, 32),
-    TensorType.Q4_K: Blocks(4, 32),
-    TensorType.Q5_0: Blocks(8, 32),
-    TensorType.Q5_1: Blocks(8, 32),
-    TensorType.Q5_K: Blocks(8, 32),
-    TensorType.Q8_0: Blocks(8, 32),
-    TensorType.Q6_K: Blocks(8, 16),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class PackedMatrix:
-    """y = W x, W of [outputs, columns]. arrays: initializers by the suffix of their names; see `pack_matrix`."""
+    """W [outputs, columns] in a form. arrays: by the suffix of the initializer's name; see `pack_matrix`."""
 
+    type: TensorType
     outputs: int
     columns: int
-    kind: Kind
-    blocks: Blocks | None
+    form: Form
     arrays: Mapping[str, Array]
 
     @property
@@ -90,21 +109,24 @@ class PackedBlock:
     """A block's weights in a provider's forms, packed once for all graphs that are made of it.
 
     work: what is computed: `spec`, or the part of it that `slice` is. vectors: norms (offset added) and biases, float32.
-    said: role to "q4_0 as 4-bit blocks of 32, MatMulNBits" and the like, for the log.
     """
 
     spec: BlockSpec
     slice: Slice | None
     work: BlockSpec
-    forms: Forms
+    accuracy_level: int
     matrices: Mapping[str, PackedMatrix]
     vectors: Mapping[str, Float32Array]
-    said: Mapping[str, str]
 
     @property
     def nbytes(self) -> int:
         """One copy; what a session keeps beside depends on its provider."""
         return sum(each.nbytes for each in (*self.matrices.values(), *self.vectors.values()))
+
+    @property
+    def said(self) -> dict[str, str]:
+        """For the log: `gate` to `Q4_K as 4-bit blocks of 32 (MatMulNBits)`."""
+        return {role: f"{matrix.type.name} as {matrix.form}" for role, matrix in self.matrices.items()}
 
 
 def pack_block(
@@ -116,59 +138,67 @@ def pack_block(
     if slice is not None:
         work = slice_spec(spec, slice)
         weights = slice_weights(spec, weights, slice)
-    matrices, vectors, said = {}, {}, {}
-    for role, tensor in weights.items():
-        if len(tensor.shape) == 1:
-            vectors[role] = _norm_offset(work, role) + dequantize(tensor)
-            continue
-        form = FLOAT32 if isinstance(work, EmbedSpec) else forms
-        matrices[role] = pack_matrix(tensor, form, transposed=not isinstance(work, EmbedSpec))
-        said[role] = f"{tensor.type.name} as {describe(tensor.type, form)}"
-    return PackedBlock(spec, slice, work, forms, matrices, vectors, said)
+    gathered = isinstance(work, EmbedSpec)
+    return PackedBlock(
+        spec,
+        slice,
+        work,
+        forms.accuracy_level,
+        {role: pack_matrix(each, forms.of(each.type, gathered=gathered)) for role, each in _matrices(weights)},
+        {role: _norm_offset(work, role) + dequantize(each) for role, each in weights.items() if len(each.shape) == 1},
+    )
 
 
-def packed_bytes(spec: BlockSpec, weights: Mapping[str, Tensor], forms: Forms) -> int:
-    """`PackedBlock.nbytes` of a whole block, or of a slice's spec and weights, from types and shapes alone."""
-    total = 0
-    for role, shape in expected_shapes(spec).items():
-        elements = math.prod(shape)
-        form = FLOAT32 if isinstance(spec, EmbedSpec) else forms
-        if len(shape) == 1 or form.of(weights[role].type) == "float32":
-            total += 4 * elements
-            continue
-        blocks = BLOCKS[weights[role].type]
-        floats = 2 if weights[role].type in _WITH_OFFSET else 1
-        total += elements * blocks.bits // 8 + 4 * floats * (elements // blocks.block)
-    return total
+def packed_bytes(work: BlockSpec, weights: Mapping[str, Tensor], forms: Forms) -> int:
+    """`PackedBlock.nbytes`, from types and shapes alone: of a block, or of a slice's own spec and weights
+    (`tandem.devices.slicing.headers`).
+    """
+    vectors = sum(4 * shape[0] for shape in expected_shapes(work).values() if len(shape) == 1)
+    gathered = isinstance(work, EmbedSpec)
+    matrices = (forms.of(each.type, gathered=gathered).nbytes(math.prod(each.shape)) for _, each in _matrices(weights))
+    return vectors + sum(matrices)
 
 
-def describe(type: TensorType, forms: Forms) -> str:
-    """The form that a type takes, in words."""
-    kind = forms.of(type)
-    if kind == "float32":
-        return "float32"
-    blocks = BLOCKS[type]
-    operator = "MatMulNBits" if kind == "nbits" else "DequantizeLinear"
-    return f"{blocks.bits}-bit blocks of {blocks.block}, {operator}"
+def pack_matrix(tensor: Tensor, form: Form) -> PackedMatrix:
+    """The tensor's values as the form's operator takes them; scales and offsets are float32, n = columns / block.
 
-
-def pack_matrix(tensor: Tensor, forms: Forms, *, transposed: bool = True) -> PackedMatrix:
-    """The tensor in the form that `forms` gives its type.
-
-    nbits: "" [outputs, columns / block, block * bits / 8] uint8, "scales" [outputs, columns / block] float32.
-    dequantize: "" [outputs, columns] int8, or two 4-bit values a byte in [outputs, columns / 2]; "scales" as above.
-    Types with minima add "offsets" [columns / block, outputs] float32.
-    float32: "" [columns, outputs], or without `transposed` [outputs, columns].
+    MatMulNBits: "" [outputs, n, block * bits / 8] uint8, "scales" [outputs, n], "offsets" [n, outputs].
+    DequantizeLinear: "" [columns, outputs] int8, "scales" and "offsets" [n, outputs].
+    GatherBlockQuantized: "" [outputs, columns * bits / 8] uint8, "scales" [outputs, n], "offsets" [outputs, n].
+    MatMul: "" [columns, outputs] float32. Gather: "" [outputs, columns] float32.
     """
     outputs, columns = tensor.shape
-    kind = forms.of(tensor.type)
-    if kind == "float32":
+    arrays: dict[str, Array] = {}
+    if form.blocks is None:
         values = dequantize(tensor)
-        return PackedMatrix(outputs, columns, kind, None, {"": np.ascontiguousarray(values.T) if transposed else values})
-    raise NotImplementedError
+        arrays[""] = values if form.operator == "Gather" else np.ascontiguousarray(values.T)
+        return PackedMatrix(tensor.type, outputs, columns, form, arrays)
+    found = integers(tensor)
+    quants, scales, offsets = found.quants, found.scales, found.offsets
+    if form.operator == "DequantizeLinear":
+        quants, scales = (np.ascontiguousarray(each.T) for each in (quants, scales))
+        arrays[""] = quants
+    else:
+        unsigned = _unsigned(quants, form.blocks.bits)
+        gathered = form.operator == "GatherBlockQuantized"
+        arrays[""] = unsigned if gathered else unsigned.reshape(*scales.shape, -1)
+    arrays["scales"] = scales
+    if offsets is not None:
+        arrays["offsets"] = offsets if form.operator == "GatherBlockQuantized" else np.ascontiguousarray(offsets.T)
+    return PackedMatrix(tensor.type, outputs, columns, form, arrays)
 
 
-_WITH_OFFSET = frozenset({TensorType.Q4_1, TensorType.Q5_1, TensorType.Q4_K, TensorType.Q5_K})
+def _unsigned(quants: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
+    """Integers moved up by half their range; of 4 bits two in a byte, the first one below."""
+    if bits == 8:
+        return quants.view(np.uint8) ^ np.uint8(128)
+    pairs = quants.view(np.uint8)
+    packed: npt.NDArray[np.uint8] = (pairs[:, ::2] + np.uint8(8) & np.uint8(15)) | (pairs[:, 1::2] + np.uint8(8) << 4)
+    return packed
+
+
+def _matrices(weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    return [(role, tensor) for role, tensor in weights.items() if len(tensor.shape) == 2]
 
 
 def _norm_offset(spec: BlockSpec, role: str) -> np.float32:
