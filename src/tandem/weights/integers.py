@@ -1,7 +1,7 @@
 """Packed weights as runtimes other than ours take them: integers around zero, and a scale and an offset per block.
 
-w = q * scale + offset, with q of 4 or 8 bits. Scales are those of `dequantize`, bit for bit. An offset, which types with minima have,
-is the minimum moved to the middle of the integers' range, rounded once to float32.
+w = q * scale + offset, with q of 4 or 8 bits. Scales are those of `dequantize`, bit for bit. An offset, which types
+with minima have, is the minimum moved to the middle of the integers' range, rounded once to float32.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ def _q5_k(blocks: Bytes) -> Parts:
     scales, minima = (each[:, :, 0] for each in scales_and_minima(blocks))
     fifth = blocks[:, 16:48].reshape(-1, 1, 32) >> np.arange(8, dtype=np.uint8)[:, None] & 1
     quants = nibbles(blocks[:, 48:], 32).reshape(-1, 8, 32) | fifth << 4
-    return _centred(quants.reshape(-1, 256), 16), scales, 16 * scales - minima
+    return _centred(quants.reshape(-1, 256).astype(np.uint8), 16), scales, 16 * scales - minima
 
 
 def _q6_k(blocks: Bytes) -> Parts:
     low = nibbles(blocks[:, :128], 64)
     high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([[0], [2], [4], [6]], np.uint8) & 3
     scales = half(blocks, 208) * blocks[:, 192:208].view(np.int8)
-    return _centred(low | high.reshape(-1, 256) << 4, 32), scales, 0
+    return _centred((low | high.reshape(-1, 256) << 4).astype(np.uint8), 32), scales, 0
 
 
 _SPLIT: dict[TensorType, Callable[[Bytes], Parts]] = {

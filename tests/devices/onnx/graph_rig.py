@@ -40,7 +40,10 @@ def session(graph: Graph, *, inline: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    if PROVIDER != "cpu":
+    if PROVIDER == "cpu":
+        # What it fuses to MatMulNBits would else make activations int8.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if graph.initializers and not inline:
         arrays = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.initializers.values()]
@@ -124,8 +127,8 @@ def attention_block(
     paged: bool = True,
     kv_dtype: str = "f32",
 ) -> np.ndarray:
-    """A whole attention block as graphs: all rows are projected at once, keys and values of all positions laid into shuffled
-    pages, and the new rows attend to the pages that their window reaches. One row of each sequence is padding.
+    """A whole attention block as graphs: all rows are projected at once, keys and values of all positions laid into
+    shuffled pages, and the new rows attend to the pages that their window reaches. One row of each sequence is padding.
     """
     spec = block.work
     assert isinstance(spec, AttentionSpec)
@@ -185,4 +188,3 @@ def attention_block(
     inputs = {"attended": attended} if block.slice else {"attended": attended, "hidden": hidden}
     (out,) = run(output_graph(block, len(hidden)), inputs).values()
     return out
-

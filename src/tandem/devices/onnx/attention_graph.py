@@ -1,8 +1,8 @@
-"""Attention proper: a graph without weights, for a number of sequences, rows of each, and positions that they may see.
+"""Attention proper: a graph without weights, for some sequences, rows of each, and positions that they may see.
 
-Keys and values come by KV head first, so that nothing is transposed: the rows of all query heads of one KV head meet its
-keys in one product, and no key is repeated. They are gathered in the graph, from the pool's pages by a page table, or
-come gathered by the host.
+Keys and values come by KV head first, so that nothing is transposed: the rows of all query heads of one KV head meet
+its keys in one product, and no key is repeated. They are gathered in the graph, from the pool's pages by a page table,
+or come gathered by the host.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tandem.devices.onnx.block_graphs import soft_capped
 from tandem.devices.onnx.graph import Builder, Graph
 from tandem.devices.spec import AttentionSpec
 
@@ -44,10 +43,10 @@ def attention_graph(
 ) -> Graph:
     """q [sequences * rows, heads, head_dim], keys, values, mask -> attended [sequences * rows, heads * head_dim].
 
-    Row r of sequence s is q[s * rows + r]. keys, values: [kv_heads, sequences, context, head_dim] of `kv_dtype`; with `pages`
-    the pool [kv_heads, pages, size * head_dim], and `table` [sequences, context / size] int32 names each sequence's
-    pages in order, any page where it has none. mask: [sequences, rows, context], added to the scaled and capped scores: 0, or UNSEEN
-    (`fill_mask`). What the mask hides must be finite all the same.
+    Row r of sequence s is q[s * rows + r]. keys, values: [kv_heads, sequences, context, head_dim] of `kv_dtype`; with
+    `pages` the pool [kv_heads, pages, size * head_dim], and `table` [sequences, context / size] int32 names each
+    sequence's pages in order, any page where it has none. mask: [sequences, rows, context], added to the scaled and
+    capped scores: 0, or UNSEEN (`fill_mask`). What the mask hides must be finite all the same.
     """
     kv, group, size = spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim
     graph = Builder(f"attention {sequences}x{rows} of {context}")
@@ -71,7 +70,8 @@ def attention_graph(
     queries = graph.reshape(graph("Mul", queries, graph.floats(spec.scale)), kv, sequences, group * rows, size)
     scores = graph("MatMul", queries, graph("Transpose", keys, perm=[0, 1, 3, 2]))
     if spec.softcap is not None:
-        scores = soft_capped(graph, scores, spec.softcap)
+        cap = graph.floats(spec.softcap)
+        scores = graph("Mul", graph("Tanh", graph("Div", scores, cap)), cap)
     scores = graph.reshape(scores, kv, sequences, group, rows, context)
     scores = graph("Add", scores, graph.reshape(mask, 1, sequences, 1, rows, context))
     weights = graph.reshape(graph("Softmax", scores, axis=-1), kv, sequences, group * rows, context)
@@ -83,7 +83,7 @@ def attention_graph(
 
 
 def fill_mask(mask: Float32Array, queries: Positions, keys: Positions, window: int | None) -> None:
-    """Fills mask [sequences, rows, context] for rows at `queries` [sequences, rows] and keys at `keys` [sequences, context].
+    """Fills mask [sequences, rows, context] from positions: queries [sequences, rows], keys [sequences, context].
 
     A negative position is none: such a row sees nothing, such a key is not seen.
     """

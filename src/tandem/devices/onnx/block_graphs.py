@@ -1,8 +1,8 @@
 """The graphs that hold weights: what comes before and after attention, and every other kind of block.
 
-Inputs and outputs are float32 unless their port says otherwise, with `rows` rows. Each graph reads its inputs in whole before the
-node that writes its output, except that the last addition reads `hidden` element by element: `out` may be bound to
-the memory of `hidden`.
+Inputs and outputs are float32 unless their port says otherwise, with `rows` rows. Each graph reads its inputs in whole
+before the node that writes its output, except that the last addition reads `hidden` element by element: `out` may be
+bound to the memory of `hidden`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Positions = npt.NDArray[np.int32]
 
 
 def projection_graph(block: PackedBlock, rows: int) -> Graph:
-    """hidden [rows, hidden], with rope `cos`, `sin` [rows, dims / 2] -> q [rows, heads, head_dim], k, v [rows, kv_heads,
-    head_dim]: normed, with biases, normed by head, rotated. `rope_rows` makes cos and sin.
+    """hidden [rows, hidden], with rope `cos`, `sin` [rows, dims / 2] -> q [rows, heads, head_dim], k, v [rows,
+    kv_heads, head_dim]: normed, with biases, normed by head, rotated. `rope_rows` makes cos and sin.
     """
     spec = block.work
     assert isinstance(spec, AttentionSpec)
     make = _Maker(f"projection {spec.layer}", block)
     graph = make.graph
     hidden = graph.input("hidden", (rows, spec.hidden))
-    angles = None
+    angles: list[str] = []
     if spec.rope:
         half = (rows, spec.rope.dims // 2)
-        angles = (graph.input("cos", half), graph.input("sin", half))
-        angles = tuple(graph("Unsqueeze", each, graph.integers(1)) for each in angles)
+        given = [graph.input(name, half) for name in ("cos", "sin")]
+        angles = [graph("Unsqueeze", each, graph.integers(1)) for each in given]
     x = make.norm(hidden, "norm", spec.norm)
     for role, heads in (("q", spec.heads), ("k", spec.kv_heads), ("v", spec.kv_heads)):
         y = make.product(x, role)
@@ -41,7 +41,7 @@ def projection_graph(block: PackedBlock, rows: int) -> Graph:
         if role != "v":
             if spec.qk_norm:
                 y = make.norm(y, f"{role}_norm", spec.qk_norm)
-            if spec.rope and angles:
+            if spec.rope:
                 y = _rotated(graph, y, angles, spec.rope, (rows, heads, spec.head_dim))
         graph.output(y, role, (rows, heads, spec.head_dim))
     return graph.finish()
@@ -123,9 +123,13 @@ def head_graph(block: PackedBlock, rows: int, samples: int) -> Graph:
     graph = make.graph
     hidden = graph.input("hidden", (rows, spec.hidden))
     chosen = graph("Gather", hidden, graph.input("samples", (samples,), "int32"), axis=0)
-    logits = make.product(make.norm(chosen, "norm", spec.norm), "output")
-    if spec.softcap is not None:
-        logits = soft_capped(graph, logits, spec.softcap)
+    x = make.norm(chosen, "norm", spec.norm)
+    if spec.softcap is None:
+        logits = make.product(x, "output")
+    else:
+        # Divided before the product: OpenVINO 2026.4 moves a factor that follows into 4-bit weights, wrongly.
+        scaled = make.product(graph("Div", x, graph.floats(spec.softcap)), "output")
+        logits = graph("Mul", graph("Tanh", scaled), graph.floats(spec.softcap))
     graph.output(logits, "logits", (samples, spec.vocab))
     return graph.finish()
 
@@ -135,10 +139,6 @@ def rope_rows(rope: RopeSpec, positions: Positions, cos: Float32Array, sin: Floa
     angles = positions.astype(np.float32)[:, None] * rope.inverse_frequencies()
     np.cos(angles, out=cos[: len(positions)])
     np.sin(angles, out=sin[: len(positions)])
-
-
-def soft_capped(graph: Builder, value: str, cap: float) -> str:
-    return graph("Mul", graph("Tanh", graph("Div", value, graph.floats(cap))), graph.floats(cap))
 
 
 class _Maker:
@@ -156,7 +156,7 @@ class _Maker:
 
     def weight(self, role: str, suffix: str = "") -> str:
         array = self.block.matrices[role].arrays[suffix]
-        return self.graph.weight(f"{role}.{suffix}" if suffix else role, array)
+        return self.graph.weight(f"{role}.{suffix or 'values'}", array)
 
     def norm(self, x: str, role: str, norm: NormSpec) -> str:
         """RMS norm of the last axis; the offset is in the packed vector."""
@@ -220,7 +220,7 @@ class _Maker:
         return self.graph.finish()
 
 
-def _rotated(graph: Builder, x: str, angles: tuple[str, ...], rope: RopeSpec, shape: tuple[int, int, int]) -> str:
+def _rotated(graph: Builder, x: str, angles: list[str], rope: RopeSpec, shape: tuple[int, int, int]) -> str:
     """Rotary embedding of the first `dims` elements of each head of x [rows, heads, head_dim]."""
     rows, heads, head_dim = shape
     cos, sin = angles

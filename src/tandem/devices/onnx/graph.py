@@ -1,9 +1,9 @@
 """ONNX models, put together node by node: what a session is made of.
 
-    graph = Builder("double")
-    x = graph.input("x", (4, 8))
-    graph.output(graph("Add", x, x), "y", (4, 8))
-    model = graph.finish()
+graph = Builder("double")
+x = graph.input("x", (4, 8))
+graph.output(graph("Add", x, x), "y", (4, 8))
+model = graph.finish()
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 import onnx
 from onnx import TensorProto, helper
 

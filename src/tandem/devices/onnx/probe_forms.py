@@ -13,8 +13,8 @@ from tandem.devices.spec import EmbedSpec, HeadSpec, NormSpec
 from tandem.errors import DeviceError
 from tandem.weights.tensor import Tensor, TensorType
 
-# Runs a graph once on the provider alone, nothing of it elsewhere; its outputs by name, in arrays that last. DeviceError
-# where it refuses.
+# Runs a graph once on the provider alone, nothing of it elsewhere; its outputs by name, in arrays that last.
+# DeviceError where it refuses.
 Run = Callable[[Graph, Mapping[str, Array]], Mapping[str, Array]]
 
 # For each kind of blocks a type that has them, and where in its blocks the scale is.

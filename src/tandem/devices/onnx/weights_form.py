@@ -1,9 +1,9 @@
 """The forms in which a provider takes weights, and packing a block's tensors into them.
 
-A packed type of GGUF is integers of 4 or 8 bits with a scale for each 16 or 32 columns (`tandem.weights.integers`). A provider
-that multiplies such blocks gets the file's own integers and scales; a type's offsets become a small product of their
-own, with the sums of the row's blocks. A provider that has only wider integers gets the same values in those. Others
-get float32. So the values are the file's in every form, but for offsets that are rounded once to float32.
+A packed type of GGUF is integers of 4 or 8 bits with a scale for each 16 or 32 columns (`tandem.weights.integers`). A
+provider that multiplies such blocks gets the file's own integers and scales; a type's offsets become a small product of
+their own, with the sums of the row's blocks. A provider that has only wider integers gets the same values in those.
+Others get float32. So the values are the file's in every form, but for offsets that are rounded once to float32.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PackedMatrix:
 class PackedBlock:
     """A block's weights in a provider's forms, packed once for all graphs that are made of it.
 
-    work: what is computed: `spec`, or the part of it that `slice` is. vectors: norms (offset added) and biases, float32.
+    work: what is computed: `spec`, or the part of it that `slice` is. vectors: norms (offset added) and biases.
     """
 
     spec: BlockSpec
@@ -121,7 +121,8 @@ class PackedBlock:
     @property
     def nbytes(self) -> int:
         """One copy; what a session keeps beside depends on its provider."""
-        return sum(each.nbytes for each in (*self.matrices.values(), *self.vectors.values()))
+        matrices = sum(matrix.nbytes for matrix in self.matrices.values())
+        return matrices + sum(vector.nbytes for vector in self.vectors.values())
 
     @property
     def said(self) -> dict[str, str]:
@@ -129,9 +130,7 @@ class PackedBlock:
         return {role: f"{matrix.type.name} as {matrix.form}" for role, matrix in self.matrices.items()}
 
 
-def pack_block(
-    spec: BlockSpec, weights: Mapping[str, Tensor], forms: Forms, slice: Slice | None = None
-) -> PackedBlock:
+def pack_block(spec: BlockSpec, weights: Mapping[str, Tensor], forms: Forms, slice: Slice | None = None) -> PackedBlock:
     """Raises ModelFileError for weights that do not fit, DeviceError for a slice that cannot be cut."""
     check_weights(spec, weights)
     work = spec
@@ -174,17 +173,17 @@ def pack_matrix(tensor: Tensor, form: Form) -> PackedMatrix:
         arrays[""] = values if form.operator == "Gather" else np.ascontiguousarray(values.T)
         return PackedMatrix(tensor.type, outputs, columns, form, arrays)
     found = integers(tensor)
-    quants, scales, offsets = found.quants, found.scales, found.offsets
-    if form.operator == "DequantizeLinear":
-        quants, scales = (np.ascontiguousarray(each.T) for each in (quants, scales))
-        arrays[""] = quants
-    else:
-        unsigned = _unsigned(quants, form.blocks.bits)
-        gathered = form.operator == "GatherBlockQuantized"
-        arrays[""] = unsigned if gathered else unsigned.reshape(*scales.shape, -1)
-    arrays["scales"] = scales
-    if offsets is not None:
-        arrays["offsets"] = offsets if form.operator == "GatherBlockQuantized" else np.ascontiguousarray(offsets.T)
+    match form.operator:
+        case "DequantizeLinear":
+            arrays = {"": found.quants.T, "scales": found.scales.T}
+        case "GatherBlockQuantized":
+            arrays = {"": _unsigned(found.quants, form.blocks.bits), "scales": found.scales}
+        case _:
+            unsigned = _unsigned(found.quants, form.blocks.bits)
+            arrays = {"": unsigned.reshape(*found.scales.shape, -1), "scales": found.scales}
+    if found.offsets is not None:
+        arrays["offsets"] = found.offsets if form.operator == "GatherBlockQuantized" else found.offsets.T
+    arrays = {suffix: np.ascontiguousarray(array) for suffix, array in arrays.items()}
     return PackedMatrix(tensor.type, outputs, columns, form, arrays)
 
 
@@ -192,9 +191,8 @@ def _unsigned(quants: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
     """Integers moved up by half their range; of 4 bits two in a byte, the first one below."""
     if bits == 8:
         return quants.view(np.uint8) ^ np.uint8(128)
-    pairs = quants.view(np.uint8)
-    packed: npt.NDArray[np.uint8] = (pairs[:, ::2] + np.uint8(8) & np.uint8(15)) | (pairs[:, 1::2] + np.uint8(8) << 4)
-    return packed
+    moved: npt.NDArray[np.uint8] = (quants + np.int8(8)).view(np.uint8)
+    return moved[:, ::2] | moved[:, 1::2] << np.uint8(4)
 
 
 def _matrices(weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
