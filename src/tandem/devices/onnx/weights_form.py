@@ -42,7 +42,8 @@ class Forms:
 
     nbits: what MatMulNBits takes. dequantize: what DequantizeLinear before MatMul takes, 8 bits. gather: what
     GatherBlockQuantized takes. All else becomes float32.
-    accuracy_level: of MatMulNBits; 1 keeps activations in float32, 4 lets them become int8 by blocks.
+    accuracy_level: of MatMulNBits; 1 keeps activations in float32, 4 lets them become int8 by blocks. ONNX Runtime's
+    CPU provider has no 8-bit kernel for 1: it unpacks the matrix in every run, ten times slower than float32 weights.
     """
 
     nbits: frozenset[Blocks] = frozenset()
