@@ -12,7 +12,7 @@ def devices(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the devices that a placement may name: the CPU, and GPUs through Vulkan."""
+    """Show the devices that a placement may name: the CPU, GPUs through Vulkan, and what ONNX Runtime reaches."""
     facts = _facts()
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
@@ -23,10 +23,13 @@ def devices(
         print(f"\nNo GPU: {facts['vulkan_error']}")
     for sentence in facts["closed"]:
         print(f"\nOut of reach: {sentence}")
+    print()
+    _print_providers(facts["onnx"])
 
 
 def _facts() -> dict[str, Any]:
     from tandem.devices.cpu import CpuDevice
+    from tandem.devices.onnx.providers import describe_providers
     from tandem.devices.vulkan.facts import closed_nodes, describe_gpus
     from tandem.errors import DeviceError
     from tandem.memory.system import available_bytes
@@ -48,7 +51,7 @@ def _facts() -> dict[str, Any]:
         found += describe_gpus()
     except DeviceError as refusal:
         error = str(refusal)
-    return {"devices": found, "vulkan_error": error, "closed": closed_nodes()}
+    return {"devices": found, "vulkan_error": error, "closed": closed_nodes(), "onnx": describe_providers()}
 
 
 def _print_device(device: dict[str, Any]) -> None:
@@ -71,6 +74,18 @@ def _print_device(device: dict[str, Any]) -> None:
         rows += [("Missing", advice) for advice in device["advice"]]
     for label, text in rows:
         print(f"  {label.ljust(9)} {text}")
+
+
+def _print_providers(providers: list[dict[str, Any]]) -> None:
+    print("Through ONNX Runtime")
+    width = max(len(each["name"]) for each in providers)
+    for each in providers:
+        state = "installed" + (f": {', '.join(each['processors'])}" if each["processors"] != [each["name"][5:]] else "")
+        if not each["processors"]:
+            state = "installed, finds nothing here"
+        if not each["installed"]:
+            state = f"not installed: {each['get']}"
+        print(f"  {each['name'].ljust(width)}  {each['drives']}; {state}")
 
 
 def _memory(heap: dict[str, Any]) -> str:

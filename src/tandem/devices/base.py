@@ -71,7 +71,8 @@ class DeviceInfo:
 class KVGroupSpec:
     """Layers that share one page table: equal device, window, layout and dtype.
 
-    A page holds `page_size` positions of every layer of the group, keys and values.
+    A page holds `page_size` positions of every layer of the group, keys and values. context: of the longest sequence;
+    None where only the pool's size bounds it.
     """
 
     index: int
@@ -81,6 +82,7 @@ class KVGroupSpec:
     window: int | None
     page_size: int = 16
     dtype: KVDtype = "f16"
+    context: int | None = None
 
     @property
     def page_bytes(self) -> int:
@@ -154,13 +156,15 @@ class ProgramPlan:
 
     specs: what it computes, slices cut to their part. rows: the largest batch it takes, and what its `hidden` holds.
     buffers: programs of the same number work on the same StepBuffers. slices: what their `partials` hold, for a
-    program that writes them or adds them up; 0 for others.
+    program that writes them or adds them up; 0 for others. context: positions of the longest sequence; 0 where nothing
+    attends.
     """
 
     specs: tuple[BlockSpec, ...]
     rows: int
     buffers: int = 0
     slices: int = 0
+    context: int = 0
 
 
 class CandidateProgram(Program, Protocol):

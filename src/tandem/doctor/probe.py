@@ -51,25 +51,28 @@ def answer(what: str) -> None:
 
 
 def _software() -> dict[str, Any]:
+    from tandem.devices.onnx.providers import packages
+
     found: dict[str, Any] = {"tandem": _version("tandem-llm"), "python": platform.python_version()}
     try:
         import tandem._native  # noqa: F401
     except ImportError as error:
         found["native_error"] = str(error)
     found["onnxruntime"] = None
-    # Builds with other providers have other names.
-    for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-vitisai"):
-        if (installed := _version(name)) is not None:
-            found["onnxruntime"] = {"package": name, "version": installed, **_providers()}
-            break
+    for name, installed in packages().items():
+        found["onnxruntime"] = {"package": name, "version": installed, **_providers()}
     return found
 
 
 def _providers() -> dict[str, Any]:
     from importlib import import_module
 
+    from tandem.devices.onnx.providers import PROVIDERS, processors
+
     try:
-        return {"providers": list(import_module("onnxruntime").get_available_providers())}
+        here = list(import_module("onnxruntime").get_available_providers())
+        known = [each for each in PROVIDERS.values() if each.execution_provider in here]
+        return {"providers": here, "found": {f"onnx:{each.name}": processors(each) for each in known}}
     except Exception as error:  # whatever a broken installation raises is what is to be told
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -22,10 +22,13 @@ def check_software(probe: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding("software", "tandem", "ok", text, facts=versions)
     onnx = probe["onnxruntime"]
     if onnx is None:
-        yield Finding("software", "onnxruntime", "note", "ONNX Runtime is not installed; Tandem does not use it yet")
+        text = "ONNX Runtime is not installed; it is what reaches NPUs: `tandem devices` says by which package"
+        yield Finding("software", "onnxruntime", "note", text)
     elif "error" in onnx:
         text = f"ONNX Runtime {onnx['version']} does not load: {onnx['error']}"
         yield Finding("software", "onnxruntime", "warning", text, "pip install --force-reinstall onnxruntime", onnx)
     else:
-        text = f"ONNX Runtime {onnx['version']}: {', '.join(onnx['providers'])}; Tandem does not use it yet"
+        text = f"ONNX Runtime {onnx['version']}: {', '.join(onnx['providers'])}"
+        for name, found in onnx.get("found", {}).items():
+            text += f"; {name} finds {', '.join(found) or 'nothing'}"
         yield Finding("software", "onnxruntime", "note", text, facts=onnx)

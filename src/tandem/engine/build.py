@@ -147,7 +147,10 @@ class PlannedEngine:
         """
         left = next((name for name in self.placement.names if name not in lost), "cpu")
         placement = on_one(self.spec, left)
-        devices = {left: open_device(left, threads=self.config.threads, deterministic=self.config.deterministic)}
+        devices = {
+            name: open_device(name, threads=self.config.threads, deterministic=self.config.deterministic)
+            for name in placement.names
+        }
         try:
             planner = Planner(self.spec, placement.stages(), devices, self._weights)
             budget = {"host": _budget(self.config.memory)} | _device_budgets(devices)
@@ -155,7 +158,8 @@ class PlannedEngine:
             plan = planner.fit(self.plan.limits, budget, full_sequences=self.config.full_sequences, at_most=at_most)
             return Executor(self.spec, plan, placement, devices, self._weights)
         except BaseException:
-            devices[left].close()
+            for device in devices.values():
+                device.close()
             raise
 
     def _weights(self, index: int) -> Mapping[str, Tensor]:

@@ -166,7 +166,12 @@ def choose_placement(checkpoint: Checkpoint, spec: ModelSpec, config: EngineConf
     """What `auto` means here: the only device; or the plan that was kept for a workload most like this configuration;
     or what a profile predicts to be best, which is measured now, in seconds, where none is kept.
     """
-    names = usable_devices(config.threads)
+    return _choose(checkpoint, spec, config, _without_broken(usable_devices(config.threads), config), folder)
+
+
+def _choose(
+    checkpoint: Checkpoint, spec: ModelSpec, config: EngineConfig, names: Mapping[str, str], folder: Path | None
+) -> str:
     if len(names) == 1:
         return next(iter(names))
     site = find_site(checkpoint, spec, config, names)
@@ -181,7 +186,30 @@ def choose_placement(checkpoint: Checkpoint, spec: ModelSpec, config: EngineConf
         with site.devices() as devices:
             return choose_unverified(predict_site(site, profile, workload, devices)).text
     except (DeviceError, MemoryPlanError) as error:
+        left = _without_failed(names, error)
+        if len(left) < len(names):
+            return _choose(checkpoint, spec, config, left, folder)
         if "cpu" not in names:
             raise
         warnings.warn(f"placement auto takes the CPU, as comparing the devices failed: {error}", stacklevel=2)
         return "cpu"
+
+
+def _without_broken(names: Mapping[str, str], config: EngineConfig) -> dict[str, str]:
+    """Without ONNX devices that do not open: what finds a processor may still refuse to work on it."""
+    left = dict(names)
+    for name in names:
+        if name.startswith("onnx:"):
+            try:
+                open_device(name, threads=config.threads).close()
+            except DeviceError as error:
+                left = _without_failed(left, error)
+    return left
+
+
+def _without_failed(names: Mapping[str, str], error: Exception) -> dict[str, str]:
+    """Without the ONNX device that the error is of, which is said; all of them where it is another's."""
+    failed = [name for name in names if name.startswith("onnx:") and str(error).startswith(f"{name}: ")]
+    if failed:
+        warnings.warn(f"placement auto goes on without an ONNX device: {error}", stacklevel=2)
+    return {name: text for name, text in names.items() if name not in failed}

@@ -271,6 +271,7 @@ class Planner:
             each = sequence_pages(limits.context, group.window, limits.rows)
             # Short sequences need as many pages where attention slides as where it is full.
             pages = min(-(-kv_positions // PAGE_SIZE), limits.sequences * each)
+            group = replace(group, context=limits.context)
             groups.append(KVGroupPlan(owner, group, each, max(pages, each)))
         micro_rows = micro_batch_rows(limits.rows, self._micro_batches, self._spec.hidden)
         picks = self._devices[self._stages[-1][0].device].info.candidates > 0
@@ -285,7 +286,7 @@ class Planner:
         plans = []
         for name, weights in self._weights.items():
             device = self._devices[name]
-            programs = self._programs(name, micro_rows)
+            programs = self._programs(name, micro_rows, limits.context)
             space = device.info.memory[0]
             plans.append(
                 DevicePlan(
@@ -314,7 +315,7 @@ class Planner:
             micro_rows=micro_rows,
         )
 
-    def _programs(self, device: str, micro_rows: int) -> list[ProgramPlan]:
+    def _programs(self, device: str, micro_rows: int, context: int) -> list[ProgramPlan]:
         """As the executor links them: each segment for every micro-batch, a head that stands alone once."""
         programs = []
         for segment in (segment for stage in self._stages for segment in stage if segment.device == device):
@@ -323,7 +324,7 @@ class Planner:
             if self._micro_batches > 1 and isinstance(specs[-1], HeadSpec):
                 programs.append(ProgramPlan(specs, micro_rows * self._micro_batches, self._micro_batches))
             else:
-                programs += [ProgramPlan(specs, micro_rows, at, slices) for at in range(self._micro_batches)]
+                programs += [ProgramPlan(specs, micro_rows, at, slices, context) for at in range(self._micro_batches)]
         return programs
 
     def fit(

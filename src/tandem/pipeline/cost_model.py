@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from tandem.devices.segment import Part as SegmentPart
 from tandem.devices.segment import Segment
 from tandem.devices.spec import AttentionSpec, FFNSpec, HeadSpec
+from tandem.devices.weights_check import block_name
+from tandem.errors import DeviceError
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.lanes import Span, Task, busy_seconds, simulate
-from tandem.pipeline.placement import Placement
+from tandem.pipeline.placement import Placement, host_of
 from tandem.pipeline.profile import BlockProfile, DeviceProfile, Profile
 from tandem.pipeline.workload import Part, StepShape, Workload, decode_step, prefill_steps
 
@@ -171,7 +173,12 @@ class CostModel:
     def _part_seconds(self, device: DeviceProfile, part: SegmentPart, shape: StepShape) -> float:
         if part.combines:
             return device.blocks[self._combine].seconds(shape.rows)
-        spec, measured = self._spec.blocks[part.block], device.blocks[self._keys[part.block]]
+        spec, measured = self._spec.blocks[part.block], device.blocks.get(self._keys[part.block])
+        if measured is None:
+            raise DeviceError(
+                f"{device.name}: nobody has measured its {block_name(spec)}: a profile takes it to be on "
+                f"{host_of(device.name)}; leave out embed= and head="
+            )
         match spec:
             case HeadSpec():
                 return measured.seconds(shape.samples) if shape.samples else 0.0

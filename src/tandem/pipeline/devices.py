@@ -7,30 +7,39 @@ import platform
 import re
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from tandem.devices.base import Device
 from tandem.errors import DeviceError
+from tandem.pipeline.placement import host_of
 
 # Imported on use: a device brings its own libraries.
-_MODULES = {"cpu": "tandem.devices.cpu", "ref": "tandem.devices.ref", "vulkan": "tandem.devices.vulkan"}
+_MODULES = {
+    "cpu": "tandem.devices.cpu",
+    "ref": "tandem.devices.ref",
+    "vulkan": "tandem.devices.vulkan",
+    "onnx": "tandem.devices.onnx.device",
+}
 
 
-# Devices that `auto` may choose from, as a comma-separated list; without it, the CPU and all GPUs.
+# Devices that `auto` may choose from, as a comma-separated list; without it, the CPU, all GPUs and all NPUs.
 DEVICES_VARIABLE = "TANDEM_DEVICES"
 
 
 def usable_devices(threads: int | None = None, *, software: bool = False) -> dict[str, str]:
-    """The CPU and every GPU that our shaders run on: names with descriptions, which tell hardware and driver.
+    """The CPU, every GPU that our shaders run on, and what ONNX Runtime's providers find beside the CPU: names with
+    descriptions, which tell hardware and driver.
 
-    Only those of TANDEM_DEVICES, where that is set. software: also a Vulkan driver that computes on the CPU, which is
-    in the way of the CPU device; TANDEM_DEVICES may name it. Raises DeviceError for one that it names and that is not
-    there.
+    Only those of TANDEM_DEVICES, where that is set, and the CPU where one of them needs it. software: also a Vulkan
+    driver that computes on the CPU, which is in the way of the CPU device; TANDEM_DEVICES may name it. Raises
+    DeviceError for one that it names and that is not there.
     """
     wanted = [name.strip() for name in os.environ.get(DEVICES_VARIABLE, "").split(",") if name.strip()]
     found = {}
-    if not wanted or "cpu" in wanted:
+    needs_cpu = any(host_of(name) == "cpu" for name in wanted)
+    if not wanted or needs_cpu:
         cpu = open_device("cpu", threads=threads)
         cpu.close()
         found["cpu"] = f"{_cpu_name()}, {cpu.info.description}"
@@ -46,11 +55,21 @@ def usable_devices(threads: int | None = None, *, software: bool = False) -> dic
             for gpu in gpus
             if gpu["usable"] and (wanted or software or gpu["type"] != "cpu")
         }
+    if not wanted and find_spec("onnxruntime"):
+        from tandem.devices.onnx.providers import accelerators
+
+        found |= accelerators()
     for name in wanted:
+        if name.startswith("onnx:"):
+            from tandem.devices.onnx.providers import resolve
+
+            found[name] = resolve(name).description
         if name not in found:
             raise DeviceError(
                 f"{DEVICES_VARIABLE} names {name!r}; there are: {', '.join(found) or 'none of its devices'}"
             )
+    if needs_cpu and "cpu" not in wanted:
+        wanted.append("cpu")
     return {name: found[name] for name in wanted or found}
 
 
@@ -77,18 +96,23 @@ def _cpu_name() -> str:
 
 
 def open_device(name: str, *, threads: int | None = None, deterministic: bool = True) -> Device:
-    """`cpu`, `ref` or `vulkan:N` (plain `vulkan` is the first); `vulkan:N/L`, with L from 1, is one more lane of it.
+    """`cpu`, `ref` or `vulkan:N` (plain `vulkan` is the first); `vulkan:N/L`, with L from 1, is one more lane of it;
+    `onnx:PROVIDER` and `onnx:PROVIDER:PROCESSOR`.
 
     threads: for the CPU, None takes all that this process may use. deterministic: for Vulkan; the others are so anyway.
     Raises DeviceError.
     """
-    match = re.fullmatch(r"(cpu|ref|vulkan)|vulkan:([0-9]+)(?:/([1-9][0-9]*))?", name)
+    match = re.fullmatch(r"(cpu|ref|vulkan)|vulkan:([0-9]+)(?:/([1-9][0-9]*))?|(onnx):[a-z]+(?::[a-z]+)?", name)
     if match is None:
         raise DeviceError(
-            f"device {name!r} is not known; there are: cpu, ref, vulkan:N (N as `tandem devices` numbers), and "
-            "vulkan:N/1 for a second lane of that GPU"
+            f"device {name!r} is not known; there are: cpu, ref, vulkan:N (N as `tandem devices` numbers), "
+            "vulkan:N/1 for a second lane of that GPU, and onnx:PROVIDER"
         )
-    kind, index, lane = match[1] or "vulkan", int(match[2] or 0), int(match[3] or 0)
+    kind, index, lane = match[1] or match[4] or "vulkan", int(match[2] or 0), int(match[3] or 0)
+    if kind == "onnx":
+        from tandem.devices.onnx.providers import resolve
+
+        resolve(name)
     module: ModuleType = import_module(_MODULES[kind])
     device: Device
     match kind:
@@ -96,6 +120,8 @@ def open_device(name: str, *, threads: int | None = None, deterministic: bool = 
             device = module.CpuDevice(threads=threads)
         case "ref":
             device = module.RefDevice()
+        case "onnx":
+            device = module.OnnxDevice(name, threads)
         case _:
             device = module.VulkanDevice(index, lane=lane, deterministic=deterministic)
     return device

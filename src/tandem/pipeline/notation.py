@@ -8,6 +8,9 @@
     auto                                     Tandem chooses
 
 Each of them but `auto` may end in `,m=2`: micro-batches on their way at once.
+
+Embedding and head go to `cpu` where an ONNX device would have them by these rules: lookups and a whole vocabulary's
+logits are nothing for an NPU. `embed=` and `head=` put them there all the same.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import lcm
 
-from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, FFNSpec, Slice
+from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, FFNSpec, HeadSpec, Slice
 from tandem.devices.weights_check import block_name
 from tandem.errors import DeviceError
 from tandem.models.spec import ModelSpec
-from tandem.pipeline.placement import Placement, Share
+from tandem.pipeline.placement import Placement, Share, host_of, on_one
 from tandem.weights.tensor import Tensor
 
 _KEYS = ("attn", "ffn", "embed", "head", "ratio", "heads", "first", "rest", "layers", "m")
@@ -83,7 +86,7 @@ class _Parser:
             self._only({"m"}, "a device for everything goes with nothing but m")
             if not self._everything:
                 raise self._error("expected a device such as cpu, or attn=DEVICE,ffn=DEVICE")
-            return Placement(((Share(self._device(self._everything)),),) * len(self._spec.blocks), micro_batches)
+            return Placement(on_one(self._spec, self._device(self._everything)).blocks, micro_batches)
         if self._items.keys() & {"first", "rest", "layers"}:
             return Placement(self._by_layer(), micro_batches)
         return Placement(self._by_role(), micro_batches)
@@ -97,10 +100,16 @@ class _Parser:
             raise self._error("the model has a single layer: there is nothing to split")
         count = self._whole_number("layers", 1, self._spec.layers - 1)
 
-        def early(block: BlockSpec) -> bool:
-            return isinstance(block, EmbedSpec) or getattr(block, "layer", count) < count
+        def share(block: BlockSpec) -> Share:
+            match block:
+                case EmbedSpec():
+                    return Share(host_of(first.device))
+                case HeadSpec():
+                    return Share(host_of(rest.device))
+                case _:
+                    return first if getattr(block, "layer", count) < count else rest
 
-        return tuple((first if early(block) else rest,) for block in self._spec.blocks)
+        return tuple((share(block),) for block in self._spec.blocks)
 
     def _by_role(self) -> tuple[tuple[Share, ...], ...]:
         items = self._items
@@ -110,8 +119,8 @@ class _Parser:
             raise self._error("name both attn=DEVICE and ffn=DEVICE")
         ratio = self._ratio("ratio", ffn, "ffn")
         heads = self._ratio("heads", attention, "attn")
-        embed = Share(self._device(items.get("embed", attention[0])))
-        head = Share(self._device(items.get("head", ffn[0])))
+        embed = Share(self._device(items.get("embed", host_of(attention[0]))))
+        head = Share(self._device(items.get("head", host_of(ffn[0]))))
 
         def shares(index: int, block: BlockSpec) -> tuple[Share, ...]:
             match block:
@@ -185,17 +194,16 @@ class _Parser:
         return DeviceError(f"placement {self._text!r}: {what}")
 
 
-def _one(placement: Placement) -> list[str] | None:
-    return [placement.names[0]] if len(placement.names) == 1 else None
+def _one(placement: Placement) -> list[str]:
+    return [placement.owners[len(placement.owners) // 2]]
 
 
 def _layers(placement: Placement, spec: ModelSpec) -> list[str] | None:
-    owners = placement.owners
-    if len(placement.names) != 2 or placement.slices or owners[0] == owners[-1]:
+    owners = placement.owners[1:-1]
+    if placement.slices or owners[0] == owners[-1]:
         return None
-    count = sum(
-        owner == owners[0] for owner, block in zip(owners, spec.blocks, strict=True) if isinstance(block, FFNSpec)
-    )
+    blocks = spec.blocks[1:-1]
+    count = sum(owner == owners[0] for owner, block in zip(owners, blocks, strict=True) if isinstance(block, FFNSpec))
     return [f"first={owners[0]}", f"rest={owners[-1]}", f"layers={count}"]
 
 
@@ -211,9 +219,9 @@ def _roles(placement: Placement, spec: ModelSpec, weights: Weights | None) -> li
     items = [f"ffn={named(blocks[ffn])}"]
     if len(blocks[ffn]) == 1 or named(blocks[attention]) != owners[ffn]:
         items.insert(0, f"attn={named(blocks[attention])}")
-    if owners[0] != owners[attention]:
+    if owners[0] != host_of(owners[attention]):
         items.append(f"embed={owners[0]}")
-    if owners[-1] != owners[ffn]:
+    if owners[-1] != host_of(owners[ffn]):
         items.append(f"head={owners[-1]}")
     if (cut := blocks[ffn][0].slice) is not None:
         items.append(f"ratio={_shortest(cut.stop, spec.ffn[0].ffn, column_step(ffn, weights))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.devices.segment import Part, Segment, Stage
-from tandem.devices.spec import Slice
+from tandem.devices.spec import EmbedSpec, HeadSpec, Slice
 from tandem.models.spec import ModelSpec
 
 
@@ -72,6 +72,13 @@ class Placement:
         return tuple(stages)
 
 
+def host_of(device: str) -> str:
+    """Who embeds and makes logits for a device that has the blocks beside: itself, or the CPU for an ONNX device."""
+    return "cpu" if device.startswith("onnx:") else device
+
+
 def on_one(spec: ModelSpec, device: str, micro_batches: int = 1) -> Placement:
-    """Every block on one device."""
-    return Placement(((Share(device),),) * len(spec.blocks), micro_batches)
+    """Every block on one device; on an ONNX device, those of all layers."""
+    ends, layers = (Share(host_of(device)),), (Share(device),)
+    blocks = tuple(ends if isinstance(block, EmbedSpec | HeadSpec) else layers for block in spec.blocks)
+    return Placement(blocks, micro_batches)

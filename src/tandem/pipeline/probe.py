@@ -15,6 +15,7 @@ from tandem.devices.segment import Loadable
 from tandem.devices.slicing import combine_spec, combine_weights
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, KVDtype, Slice
 from tandem.models.spec import ModelSpec
+from tandem.pipeline.placement import host_of
 from tandem.pipeline.probe_rig import BlockRig, Patience, chain_seconds
 from tandem.pipeline.profile import (
     BlockProfile,
@@ -143,6 +144,8 @@ class _Probe:
         submit, program, wake, tiny = self._programs()
         blocks = {tiny[0]: BlockProfile(tiny[1])}
         for key in dict.fromkeys(self._keys):
+            if key.startswith(("embed ", "head ")) and host_of(self.name) != self.name:
+                continue
             say(key.partition(" ")[0])
             blocks[key] = self._block(key, program)
         return DeviceProfile(self.name, self.device.info.description, read, macs, submit, program, wake, blocks)

@@ -69,8 +69,9 @@ class BlockRig:
         self._pages_each = -(-max(depth, rows) // PAGE_SIZE)
         if isinstance(spec, AttentionSpec):
             group = KVGroupSpec(
-                0, tuple(range(len(loadables))), spec.kv_heads, spec.head_dim, spec.window, PAGE_SIZE, kv_dtype
-            )
+                0, tuple(range(len(loadables))), spec.kv_heads, spec.head_dim, spec.window, PAGE_SIZE, kv_dtype,
+                self._pages_each * PAGE_SIZE,
+            )  # fmt: skip
             self._pages = max(self._pages_each, min(_POOL_BYTES // group.page_bytes, 32 * self._pages_each))
             pools = [device.allocate_kv(group, self._pages)]
         self._layout = BatchLayout(

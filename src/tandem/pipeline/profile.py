@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tandem.config import cache_folder
 from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, EmbedSpec, FFNSpec
 from tandem.models.spec import ModelSpec
 from tandem.weights.tensor import Tensor
@@ -177,12 +178,6 @@ def version() -> str:
         return metadata.version("tandem-llm")
     except metadata.PackageNotFoundError:
         return "source"
-
-
-def cache_folder() -> Path:
-    """`tandem` under XDG_CACHE_HOME, or else under ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "tandem"
 
 
 def cache_path(what: str, model: str, descriptions: Mapping[str, str], folder: Path | None = None) -> Path:

@@ -185,6 +185,5 @@ def attention_block(
     assert np.isfinite(attended).all()
     ragged = attended.reshape(count, most, -1)
     attended = np.concatenate([ragged[index, :new] for index, (_, new) in enumerate(lengths)])
-    inputs = {"attended": attended} if block.slice else {"attended": attended, "hidden": hidden}
-    (out,) = run(output_graph(block, len(hidden)), inputs).values()
-    return out
+    (out,) = run(output_graph(block, len(hidden)), {"attended": attended}).values()
+    return out if block.slice else hidden + out

@@ -91,7 +91,7 @@ def test_ffn(family: str, kind: TensorType) -> None:
     spec, hidden = FFN[family], normal(2, 5, FFN[family].hidden)
     weights = weights_of(spec, kind)
     expected = reference(spec, weights, hidden, [(0, 5)]) - hidden
-    got = run(ffn_graph(pack_block(spec, weights, NBITS), 5), {"hidden": hidden})["out"] - hidden
+    got = run(ffn_graph(pack_block(spec, weights, NBITS), 5), {"hidden": hidden})["addend"]
     assert relative_error(got, expected) < LIMIT
 
 
@@ -110,7 +110,7 @@ def test_blocks_that_architectures_write(name: str, tmp_path: Path) -> None:
                 attend_and_compare(block, weights, FLOAT32)
                 continue
             case FFNSpec():
-                got = run(ffn_graph(packed, 10), {"hidden": hidden})["out"]
+                got = run(ffn_graph(packed, 10), {"hidden": hidden})["addend"] + hidden
             case HeadSpec():
                 samples = np.arange(10, dtype=np.int32)
                 got = run(head_graph(packed, 10, 10), {"hidden": hidden, "samples": samples})["logits"]
@@ -197,7 +197,7 @@ def combined(
     owner = combine_spec(spec, len(partials))
     graph = combine_graph(pack_block(owner, combine_weights(weights), FLOAT32), len(hidden))
     inputs = {f"partial_{index}": partial for index, partial in enumerate(partials)}
-    got = run(graph, {**inputs, "hidden": hidden})["out"]
+    got = run(graph, inputs)["addend"] + hidden
     assert relative_error(got - hidden, expected - hidden) < LIMIT
 
 
@@ -207,7 +207,7 @@ def test_combine_adds_in_slice_order() -> None:
     parts = [np.full((2, 32), value, np.float32) for value in (1e8, -1e8, 1.0)]
     inputs = {f"partial_{index}": part for index, part in enumerate(parts)}
     hidden = normal(1, 2, 32)
-    got = run(combine_graph(pack_block(spec, weights, FLOAT32), 2), {**inputs, "hidden": hidden})["out"]
+    got = run(combine_graph(pack_block(spec, weights, FLOAT32), 2), inputs)["addend"] + hidden
     np.testing.assert_array_equal(got, hidden + (np.float32(1.0) + dequantize(weights["bias"])))
 
 

@@ -1,8 +1,8 @@
 """The graphs that hold weights: what comes before and after attention, and every other kind of block.
 
-Inputs and outputs are float32 unless their port says otherwise, with `rows` rows. Each graph reads its inputs in whole
-before the node that writes its output, except that the last addition reads `hidden` element by element: `out` may be
-bound to the memory of `hidden`.
+Inputs and outputs are float32 unless their port says otherwise, with `rows` rows. A whole block gives what is to be
+added to `hidden`, and leaves adding to the host: a graph that wrote where it reads would depend on the order in which
+a provider does both, and OpenVINO's writes a product there first.
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ def projection_graph(block: PackedBlock, rows: int) -> Graph:
 
 
 def output_graph(block: PackedBlock, rows: int) -> Graph:
-    """attended [rows, heads * head_dim], hidden [rows, hidden] -> out [rows, hidden].
-
-    Of a slice: attended -> partial [rows, hidden], the bare product.
-    """
+    """attended [rows, heads * head_dim] -> addend [rows, hidden]; of a slice -> partial, the bare product."""
     spec = block.work
     assert isinstance(spec, AttentionSpec)
     make = _Maker(f"output {spec.layer}", block)
@@ -59,15 +56,14 @@ def output_graph(block: PackedBlock, rows: int) -> Graph:
     if block.slice is not None:
         make.graph.output(make.product(attended, "o"), "partial", (rows, spec.hidden))
         return make.graph.finish()
-    hidden = make.graph.input("hidden", (rows, spec.hidden))
     product = make.product(attended, "o")
     if spec.o_bias:
         product = make.graph("Add", product, make.vector("o_bias"))
-    return make.residual(hidden, product, spec.post_norm, (rows, spec.hidden))
+    return make.addend(product, spec.post_norm, (rows, spec.hidden))
 
 
 def ffn_graph(block: PackedBlock, rows: int) -> Graph:
-    """hidden [rows, hidden] -> out [rows, hidden]. Of a slice: -> partial [rows, hidden], the bare product."""
+    """hidden [rows, hidden] -> addend [rows, hidden]; of a slice -> partial, the bare product."""
     spec = block.work
     assert isinstance(spec, FFNSpec)
     make = _Maker(f"ffn {spec.layer}", block)
@@ -83,23 +79,22 @@ def ffn_graph(block: PackedBlock, rows: int) -> Graph:
     if block.slice is not None:
         graph.output(product, "partial", (rows, spec.hidden))
         return graph.finish()
-    return make.residual(hidden, product, spec.post_norm, (rows, spec.hidden))
+    return make.addend(product, spec.post_norm, (rows, spec.hidden))
 
 
 def combine_graph(block: PackedBlock, rows: int) -> Graph:
-    """partial_0 ... [rows, hidden] each, hidden [rows, hidden] -> out [rows, hidden]."""
+    """partial_0 ... [rows, hidden] each -> addend [rows, hidden]."""
     spec = block.work
     assert isinstance(spec, CombineSpec)
     make = _Maker(f"combine {spec.layer}", block)
     shape = (rows, spec.hidden)
     partials = [make.graph.input(f"partial_{index}", shape) for index in range(spec.slices)]
-    hidden = make.graph.input("hidden", shape)
     total = partials[0]
     for partial in partials[1:]:
         total = make.graph("Add", total, partial)
     if spec.bias:
         total = make.graph("Add", total, make.vector("bias"))
-    return make.residual(hidden, total, spec.post_norm, shape)
+    return make.addend(total, spec.post_norm, shape)
 
 
 def embed_graph(block: PackedBlock, rows: int) -> Graph:
@@ -134,15 +129,18 @@ def head_graph(block: PackedBlock, rows: int, samples: int) -> Graph:
     return graph.finish()
 
 
-def rope_rows(rope: RopeSpec, positions: Positions, cos: Float32Array, sin: Float32Array) -> None:
-    """Fills cos and sin, [rows, dims / 2], for the first len(positions) rows, as the reference device computes them."""
-    angles = positions.astype(np.float32)[:, None] * rope.inverse_frequencies()
-    np.cos(angles, out=cos[: len(positions)])
-    np.sin(angles, out=sin[: len(positions)])
+def rope_rows(rope: RopeSpec, positions: Positions | Float32Array, cos: Float32Array, sin: Float32Array) -> None:
+    """Fills cos and sin, [rows, dims / 2], for the first len(positions) rows, as the reference device computes them.
+    With positions in float32 it allocates nothing of their size.
+    """
+    n = len(positions)
+    np.multiply(positions.astype(np.float32, copy=False)[:, None], rope.inverse_frequencies(), out=sin[:n])
+    np.cos(sin[:n], out=cos[:n])
+    np.sin(sin[:n], out=sin[:n])
 
 
 class _Maker:
-    """What blocks share: norms, products with packed matrices, the residual add."""
+    """What blocks share: norms, products with packed matrices."""
 
     block: PackedBlock
     graph: Builder
@@ -213,10 +211,10 @@ class _Maker:
             self.sums[x, block] = self.graph("ReduceSum", split, self.graph.integers(-1), keepdims=0)
         return self.sums[x, block]
 
-    def residual(self, hidden: str, product: str, post_norm: NormSpec | None, shape: tuple[int, int]) -> Graph:
+    def addend(self, product: str, post_norm: NormSpec | None, shape: tuple[int, int]) -> Graph:
         if post_norm:
             product = self.norm(product, "post_norm", post_norm)
-        self.graph.output(self.graph("Add", hidden, product), "out", shape)
+        self.graph.output(product, "addend", shape)
         return self.graph.finish()
 
 
