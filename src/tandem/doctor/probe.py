@@ -65,12 +65,10 @@ def _software() -> dict[str, Any]:
 
 
 def _providers() -> dict[str, Any]:
-    from importlib import import_module
-
-    from tandem.devices.onnx.providers import PROVIDERS, processors
+    from tandem.devices.onnx.providers import PROVIDERS, processors, runtime
 
     try:
-        here = list(import_module("onnxruntime").get_available_providers())
+        here = list(runtime().get_available_providers())
         known = [each for each in PROVIDERS.values() if each.execution_provider in here]
         return {"providers": here, "found": {f"onnx:{each.name}": processors(each) for each in known}}
     except Exception as error:  # whatever a broken installation raises is what is to be told

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,16 @@ def test_compiled_graphs_are_kept_on_disk(tmp_path: Path) -> None:
     executor = placed(TINY, "onnx:cpu", {"onnx:cpu": damaged, "cpu": CpuDevice(1)}, Limits(64, 2, 8))
     np.testing.assert_array_equal(forced(executor, stories(2, 20), chunk=8, decode=3), logits[0])
     executor.close()
+
+
+def test_the_library_tells_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry begins with an id of the machine in the user's cache, as soon as it is imported."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    program = "from tandem.devices.onnx.providers import runtime; print(runtime().get_available_providers())"
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    said = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    assert "ExecutionProvider" in said
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_an_engine_on_a_placement_that_names_it() -> None:

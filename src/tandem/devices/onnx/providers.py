@@ -49,7 +49,7 @@ PROVIDERS: Mapping[str, Provider] = {
         ),
         Provider(
             "openvino", "OpenVINOExecutionProvider", "Intel's NPUs, GPUs and CPUs",
-            "pip install 'tandem-llm[onnx-openvino]' where onnxruntime is not installed",
+            "pip install 'tandem-llm[onnx-openvino]', in an environment without onnxruntime",
             ("npu", "gpu", "cpu"), in_place=frozenset({"cpu"}),
         ),
         Provider(
@@ -89,6 +89,8 @@ class Target:
 @cache
 def runtime() -> ModuleType:
     """ONNX Runtime. Raises DeviceError where it, or onnx, is missing or does not load."""
+    # Read once, when the library is loaded: it would write down an id of this machine, and tell Microsoft what it runs.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for name in ("onnxruntime", "onnx"):
         try:
             import_module(name)
