@@ -108,6 +108,16 @@ def test_pages_of_a_failed_step_are_not_found_again() -> None:
     assert rig.results[again] == alone([1] * 50, GREEDY)
 
 
+def test_scoring_a_prompt_leaves_the_sampled_tokens_alone() -> None:
+    rig = Rig(rows=64)
+    plain = rig.submit([1, 2, 3], GREEDY)
+    scored = rig.submit([4, 5, 6, 7], SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True, prompt_logprobs=2))
+    rig.run()
+    assert rig.results[plain] == alone([1, 2, 3], GREEDY)
+    assert rig.results[scored][0].tokens == alone([4, 5, 6, 7], GREEDY)[0].tokens
+    assert len(rig.results[scored][0].prompt_logprobs) == 3
+
+
 def test_priority_goes_first_and_nobody_waits_for_ever() -> None:
     rig = Rig(sequences=1, rows=64, prefix_cache=False)
     low = rig.submit([1] * 4, GREEDY, priority=1)
