@@ -150,7 +150,7 @@ def _attend_few(
     attended, heads = Rows.of(places, "attended"), heads_together(spec.heads // spec.kv_heads, spec.head_dim)
     # It merges its splits, too, where they are whole blocks of one form, whose bounds nobody asks for.
     merges = heads * spec.head_dim % BLOCK == 0 and outputs in (AS_FLOAT, AS_BYTES)
-    merges = merges and all(places.kernels.few_rows(matrix, places.row_bucket) for matrix in block.matrices["o"])
+    merges = merges and not _wants_bounds(block, "o", places)
     merges = merges and places.row_bucket * spec.heads // heads <= TICKETS
     pages = [Use(3 + index, view, "both" if alone else "read") for index, view in enumerate(pool.chunks(spec.layer))]
     values = push(*_shape(spec, pool), *_reach(spec, MAX_SPLITS), outputs if merges else 0)
@@ -198,6 +198,10 @@ def _combine(spec: AttentionSpec, places: Places, slots: int, outputs: int) -> D
     return Dispatch("combine", (ROW_LANES,), uses, values, Grid(_groups(quads, ROW_LANES)))
 
 
+def _wants_bounds(block: VulkanBlock, name: str, places: Places) -> bool:
+    return any(places.kernels.wants_bounds(matrix, places.row_bucket) for matrix in block.matrices[name])
+
+
 def heads_together(group: int, head_dim: int) -> int:
     """Query heads of one KV head that a workgroup of attention takes, of `group`, so that shared memory holds them."""
     most = min(_QUERIES // 2, _QUERY_ELEMENTS // head_dim) if head_dim else _QUERIES // 2
@@ -223,9 +227,9 @@ def _ffn(spec: FFNSpec, block: VulkanBlock, places: Places, addend: Addend | Non
 
 def _gated_product(block: VulkanBlock, places: Places) -> Product | None:
     """Gate, up and activation in one, where the down product takes what that makes: one form, without bounds."""
-    down = block.matrices["down"]
-    few = all(places.kernels.few_rows(matrix, places.row_bucket) for matrix in down)
-    if not few or len(block.matrices["gate_up"]) > 1 or wanted_forms(block, "down", places) == AS_FLOAT | AS_BYTES:
+    if len(block.matrices["gate_up"]) > 1 or wanted_forms(block, "down", places) == AS_FLOAT | AS_BYTES:
+        return None
+    if _wants_bounds(block, "down", places):
         return None
     return gated_product(places.kernels, block.matrices["gate_up"][0], places.row_bucket)
 

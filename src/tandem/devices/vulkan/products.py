@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tandem.devices.vulkan.dispatch import LANES, ROW_LANES, Grid
+from tandem.devices.vulkan.dispatch import ROW_LANES, Grid
 from tandem.devices.vulkan.matrices import Chunk, Matrix
 from tandem.devices.vulkan.packing import BLOCK
 from tandem.devices.vulkan.tiles import MATRIX_ROWS, MOST_ROWS, NARROW_ROWS, byte_matrix_tile, matrix_tile, most_splits
@@ -16,8 +16,8 @@ from tandem.weights.tensor import TensorType
 # long sums, for which the GPU would otherwise have too little to do at once.
 SHARED, THIN = (128, 16), (256, 64)
 _THIN_OUTPUTS, _LONG_BLOCKS = 8192, 32
-# Lanes and workgroups that keep a large GPU busy.
-_BUSY, _BUSY_GROUPS = 150_000, 1200
+# Lanes that keep a large GPU busy.
+_BUSY = 150_000
 # Of `gated_product`, whose workgroups are few and large: where a product takes longer than a few dispatches, it costs
 # more to have some multiprocessors idle at its end than one dispatch more. Of `norm_product`, whose every workgroup has
 # the registers of a norm.
@@ -80,8 +80,12 @@ class Kernels:
         return self.byte_matrix_shape if bucket >= MATRIX_ROWS else self.narrow_matrix_shape
 
     def few_rows(self, matrix: Matrix, bucket: int) -> bool:
-        """Whether the product has fused forms (`gated_product`, `norm_product`), and can read what they make."""
+        """Whether the product is one that has fused forms (`gated_product`, `norm_product`)."""
         return self.shader(matrix, bucket) in ("product", "product_int")
+
+    def wants_bounds(self, matrix: Matrix, bucket: int) -> bool:
+        """Whether the product reads the bounds of its 8-bit rows."""
+        return self.shader(matrix, bucket) == "product_matrix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +137,8 @@ def gated_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | No
         return None
     if bucket * matrix.rows * matrix.columns > _FUSED_MACS:
         return None
-    # More lanes where there are too few workgroups to keep a large GPU busy. All of them should fit there at once.
-    lanes = ROW_LANES if width // BLOCK * 2 < _BUSY_GROUPS else 2 * LANES
+    # So many lanes that a large GPU is busy, and that all workgroups fit there at once.
+    lanes = ROW_LANES if width // BLOCK * ROW_LANES < _BUSY else ROW_LANES // 2
     shader = kernels.shader(matrix, bucket)
     each = gated_outputs(shader, bucket)
     (chunk,) = matrix.chunks
@@ -146,7 +150,7 @@ def gated_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | No
 def gated_outputs(shader: str, bucket: int) -> int:
     """Outputs of a lane of `gated_product`: as many as registers allow all workgroups to be there at once."""
     if shader == "product":
-        return 2 if bucket <= 4 else 1
+        return 2 if bucket == 1 else 1
     return 4 if bucket <= 2 else 2
 
 
@@ -164,7 +168,7 @@ def norm_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | Non
 
 
 def shared_lanes(matrix: Matrix) -> tuple[int, int]:
-    """Lanes of a workgroup of a product of few rows, and how many share an output."""
+    """Lanes of a workgroup of product.comp or product_int.comp, and those that share an output."""
     return THIN if matrix.rows < _THIN_OUTPUTS and matrix.blocks >= _LONG_BLOCKS else SHARED
 
 
