@@ -6,7 +6,8 @@ Weights are random and made in memory. Each model runs in a process of its own; 
 PREFIX.md as they come, and a case that takes too long, does not fit or fails is noted there and left out.
 
 achieved   bytes of weights, keys and values that a step must read, over its time; and its multiply-adds
-of read    that, over the rate at which the device was measured to read its memory
+KV GB/s    bytes of keys and values that attention must read, over the time of its kernels
+of read    the first, over the rate at which the device was measured to read its memory
 host       Python of the engine's thread; sampling: the sampler's calls; both while the next step runs, where one can
            run ahead (decode is greedy; --one-in-flight lets none). kernels: the sum of a profiled step's kernels
 idle       the device's time between the end of a step and the begin of the next
@@ -79,43 +80,44 @@ def measure_model(args: argparse.Namespace) -> None:
 def measure_cases(subject: Subject, workload: Workload, args: argparse.Namespace, tell: Any) -> None:
     cases = [("decode", batch) for batch in workload.batches]
     cases.insert(1, ("prefill", 1))
+    cases = [case for case in cases if case[0] in args.kinds.split(",")]
+    bench = ThroughputBench(subject.engine, workload, copied=True)
     for kind, batch in cases:
         tell(begins=f"{kind} {batch}")
         case = {"kind": kind, "batch": batch, "rows": batch if kind == "decode" else args.prefill}
         try:
-            tell(case={**case, **measure_case(subject, workload, kind, batch, args)})
+            tell(case={**case, **measure_case(subject, bench, kind, batch, args)})
         except TandemError as error:
             tell(case={**case, "error": str(error)})
 
 
 def measure_case(
-    subject: Subject, workload: Workload, kind: str, batch: int, args: argparse.Namespace
+    subject: Subject, bench: ThroughputBench, kind: str, batch: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     """As many rounds as fit into the time, five at most; one that is short where even that is long."""
     depth = args.depth
-    quick = ThroughputBench(subject.engine, replace(workload, batches=(batch,), new_tokens=2))
-    first = quick.measure(kind, batch, depth)
-    second = quick.measure(kind, batch, depth) if first.seconds < args.seconds else first
-    spans = [second]
-    bench = quick
+    first = bench.measure(kind, batch, depth, new_tokens=2)
+    second = bench.measure(kind, batch, depth, new_tokens=2) if first.seconds < args.seconds else first
+    spans, steps = [second], 2
     if kind == "decode" and second.seconds / second.steps * DECODE_STEPS < args.seconds / 2:
-        bench, spans = ThroughputBench(subject.engine, replace(workload, batches=(batch,))), []
+        spans, steps = [], DECODE_STEPS
     begin = time.perf_counter()
     while len(spans) < 5 and (not spans or time.perf_counter() - begin + spans[-1].seconds < args.seconds):
-        spans.append(bench.measure(kind, batch, depth))
+        spans.append(bench.measure(kind, batch, depth, new_tokens=steps))
     best = min(spans, key=lambda span: span.seconds / span.rows)
     executor = subject.engine.executor
-    executor.profile = []
+    executor.profile, executor.time_kernels = [], True
     try:
-        quick.measure(kind, batch, depth)
-        steps = executor.profile
+        bench.measure(kind, batch, depth, new_tokens=2)
+        profiled = executor.profile
     finally:
-        executor.profile = None
-    steps = [step for step in steps if step.rows == step.samples == batch][-2:] if kind == "decode" else steps[-1:]
+        executor.profile, executor.time_kernels = None, False
+    profiled = [step for step in profiled if kind == "prefill" or step.rows == step.samples == batch]
+    profiled = profiled[-1:] if kind == "prefill" else profiled[-2:]
     return {
         **numbers(best),
         "rounds": len(spans),
-        "profile": summarize(steps) if steps else None,
+        "profile": summarize(profiled) if profiled else None,
         "first_s": first.seconds,
     }
 
@@ -163,6 +165,12 @@ def watch(args: argparse.Namespace, name: str, found: dict[str, Any], save: Any)
         save()
 
 
+def kv_rate(kernels: list[dict[str, Any]]) -> str:
+    attention = [kernel for kernel in kernels if kernel["kernel"].startswith("attention")]
+    seconds, read = (sum(kernel[key] for kernel in attention) for key in ("seconds_per_step", "bytes_per_step"))
+    return f"{read / seconds / 1e9:,.1f}" if seconds else ""
+
+
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     parts = [f"# Gemma 3's shapes on a GPU\n\n    {result['command']}\n\ncommit {result['commit']}, {result['date']}"]
@@ -185,13 +193,13 @@ def table(result: dict[str, Any]) -> str:
         lines = [
             (
                 *("", "rows/s", "step ms", "kernels ms", "idle ms", "host ms", "sampling ms"),
-                *("GB/s", "of read", "TMAC/s", "of dots"),
+                *("GB/s", "of read", "KV GB/s", "TMAC/s", "of dots"),
             )
         ]
         for case in model["cases"]:
             title = f"{case['kind']} {case['rows']}"
             if "error" in case:
-                lines.append((title, case["error"][:60], *[""] * 9))
+                lines.append((title, case["error"][:60], *[""] * 10))
                 continue
             kernels = (case["profile"] or {}).get("kernels", [])
             steps = case["step_s"]
@@ -210,6 +218,7 @@ def table(result: dict[str, Any]) -> str:
                     f"{case['sampling_s'] * 1e3:.3f}",
                     f"{bytes / steps / 1e9:.1f}",
                     f"{bytes / steps / read:.1%}" if read else "",
+                    kv_rate(kernels),
                     f"{macs / steps / 1e12:.2f}",
                     f"{macs / steps / dots:.1%}" if dots else "",
                 )
@@ -225,10 +234,13 @@ def main() -> None:
     parser.add_argument("--placement", default="vulkan:0")
     parser.add_argument("--no-deterministic", action="store_true", help="faster kernels for steps of many rows")
     parser.add_argument("--batches", default="1,2,4,8,16,32,64")
+    parser.add_argument("--kinds", default="prefill,decode")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--one-in-flight", action="store_true", help="no step runs ahead of the host")
     parser.add_argument("--layers", type=int, help="only so many, for a trial")
-    parser.add_argument("--depth", type=int, default=0, help="positions that sequences have before")
+    parser.add_argument(
+        "--depth", type=int, default=0, help="positions that sequences have before; computed once and copied"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="for the rounds of a case, about")
     parser.add_argument("--model-seconds", type=float, default=420.0, help="for all cases of a model and its loading")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/vulkan-shapes"))

@@ -8,6 +8,8 @@ import pytest
 
 # `auto` is the CPU, whatever GPU this machine has, and nothing is measured for it. Tests of `auto` say otherwise.
 os.environ["TANDEM_DEVICES"] = "cpu"
+# Kernels are those of the rules, the same in every run, whatever GPU this machine has. Tests of tuning say otherwise.
+os.environ["TANDEM_VULKAN_TUNE"] = "off"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

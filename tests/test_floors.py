@@ -24,6 +24,7 @@ FLOORS = [
     {"weights"},
     {"text"},
     {"_native"},
+    {"cache"},
     {"config"},
     {"errors"},
 ]

@@ -27,8 +27,9 @@ from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi,
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.products import SHARED, THIN, gated_outputs
-from tandem.devices.vulkan.tiles import BUCKETS, MOST_ROWS, byte_matrix_tile, matrix_tile
+from tandem.devices.vulkan.products import gated_outputs
+from tandem.devices.vulkan.tiles import FEW_ROWS, MANY_ROWS, MOST_ROWS, byte_matrix_tile, matrix_tile
+from tandem.devices.vulkan.variants import SHARED, THIN
 from tandem.weights.tensor import TensorType
 
 FAMILIES = ("phoenix", "navi31", "rembrandt", "gfx1151")
@@ -36,6 +37,8 @@ SHADERS = Path(__file__).resolve().parent.parent / "src" / "tandem" / "devices" 
 HEAD_DIMS = (64, 128, 256)
 # Lanes of a subgroup, as RADV has them for compute.
 WAVE = 64
+# Of the rows that a workgroup may take, those that are compiled here: registers grow with them.
+ROWS = (1, 2, 4, 6, 8, 12, MOST_ROWS)
 
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
 CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "norm", "attention_split", "attention_row"), 128)
@@ -77,7 +80,7 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
         quantized, id = kind.block > 1, kind.ggml_id
         lanes, share = SHARED
         yield f"embed {kind.name}", "embed", (LANES, id)
-        for rows in (bucket for bucket in BUCKETS if bucket <= MOST_ROWS):
+        for rows in ROWS:
             yield f"product {kind.name} x{rows}", "product", (lanes, id, rows, 1, share)
             if quantized:
                 yield f"product_int {kind.name} x{rows}", "product_int", (lanes, id, rows, 1, share)
@@ -88,17 +91,17 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
             yield f"{shader}_norm {kind.name}", f"{shader}_norm", (ROW_LANES, id, 1, 1, THIN[1], 3, 1)
         yield f"product_tile_float {kind.name}", "product_tile_float", (ROW_LANES, id)
         if quantized:
-            for rows in (bucket for bucket in BUCKETS if 1 < bucket < MOST_ROWS):
+            for rows in ROWS[1:-1]:
                 yield f"product_int {kind.name} x{rows}, 2 outputs", "product_int", (lanes, id, rows, 2, share)
             yield f"product_int {kind.name} x1, long", "product_int", (THIN[0], id, 1, 1, THIN[1])
             yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
         if quantized or kind is TensorType.F16:
-            for bucket in (bucket for bucket in BUCKETS if bucket >= MOST_ROWS):
+            for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS):
                 tile = matrix_tile(bucket, WAVE, 64 << 10)
                 label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"
                 yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
         if quantized and kind is not TensorType.Q6_K:
-            for bucket in (bucket for bucket in BUCKETS if bucket >= MOST_ROWS):
+            for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS):
                 tile = byte_matrix_tile(bucket, WAVE, 64 << 10)
                 label = f"product_matrix_int8 {kind.name}, {tile.rows} x {tile.outputs}"
                 yield label, "product_matrix_int8", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)

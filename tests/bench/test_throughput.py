@@ -56,6 +56,29 @@ def test_beginnings_are_computed_once(subject: Subject) -> None:
     assert rows[0] - rows[1] == 5 * 32  # two whole pages of each
 
 
+def test_copied_beginnings_are_read_as_those_that_they_copy(subject: Subject) -> None:
+    """One beginning is computed; behind the copies in pages of their own the model goes on as behind the first."""
+    engine = subject.engine
+    bench = ThroughputBench(engine, WORKLOAD, copied=True)
+    before = engine.counters.rows
+    bench._compute_beginnings(3, 32)
+    assert engine.counters.rows - before == 33
+    engine.cache.check([])
+    answers = []
+    for beginning in bench._beginnings[:3]:
+        before = engine.counters.rows
+        bench._submit([*beginning[:32], 7, 8], 4)
+        answer: list[int] = []
+        while not engine.idle:
+            answer += [token for delta in bench._step() for token in delta.tokens]
+        answers.append(answer)
+        assert engine.counters.rows - before == 2 + 3
+    assert len({tuple(each[:32]) for each in bench._beginnings[:3]}) == 3
+    assert answers[0] == answers[1] == answers[2] and len(answers[0]) == 4
+    decode = bench.measure("decode", 3, 37, new_tokens=2)
+    assert (decode.steps, decode.rows) == (2, 6)
+
+
 def test_result(subject: Subject) -> None:
     told: list[tuple[int, int]] = []
     result: dict[str, Any] = json.loads(

@@ -8,13 +8,13 @@ import pytest
 
 from paths import SHARED
 from pipeline.profiles import TINY
+from tandem.cache import read_kept
 from tandem.engine import placing
 from tandem.engine.build import EngineConfig, plan_engine
 from tandem.engine.placing import KeptPlan, KeptPlans, choose_placement, find_site, keep_plan
 from tandem.errors import DeviceError
 from tandem.models.open import model_spec
 from tandem.pipeline.devices import DEVICES_VARIABLE, described, usable_devices
-from tandem.pipeline.profile import read_kept
 from tandem.pipeline.workload import Workload
 from tandem.weights.open import open_checkpoint
 

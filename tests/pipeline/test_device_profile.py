@@ -8,12 +8,13 @@ import pytest
 from profiles import TINY, device, model_of, profile
 
 from paths import SHARED
+from tandem.cache import read_kept, write_kept
 from tandem.engine.build import EngineConfig
 from tandem.engine.placing import find_site, obtain_profile
 from tandem.models.open import model_spec
 from tandem.pipeline import probe
 from tandem.pipeline.probe import _without_spikes
-from tandem.pipeline.profile import BlockProfile, Curve, Profile, block_key, constant, read_kept, write_kept
+from tandem.pipeline.profile import BlockProfile, Curve, Profile, block_key, constant
 from tandem.weights.open import open_checkpoint
 
 MODEL = SHARED / "data" / "models" / "TinyStories-656K"

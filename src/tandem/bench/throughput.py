@@ -13,6 +13,7 @@ All rates are rows per second. Everything is measured once per round, and the or
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from tandem.engine.request import Delta, Request
 from tandem.engine.sampling_params import SamplingParams
 from tandem.errors import BenchError
 from tandem.memory.plan import PAGE_SIZE
+from tandem.memory.prefix import extend_keys, first_live_page
 from tandem.models.spec import ModelSpec
 from tandem.pipeline.timing import PipelineTimes
 
@@ -120,21 +122,27 @@ class Span:
 
 
 class ThroughputBench:
-    """Drives an engine that serves nothing else. Every method leaves it idle."""
+    """Drives an engine that serves nothing else. Every method leaves it idle.
 
-    def __init__(self, engine: Engine, workload: Workload) -> None:
+    copied: only the first of the beginnings is computed; the pages of the others are copies of its pages, each in a
+    place of its own. A step reads as much, and the positions of many deep sequences need not be computed.
+    """
+
+    def __init__(self, engine: Engine, workload: Workload, *, copied: bool = False) -> None:
         self._engine = engine
         self._workload = workload
+        self._copied = copied
         # Never the same twice: a prompt that the prefix cache knows would not be computed.
         self._draw = np.random.default_rng()
         self._ids = count()
         self._beginnings = [self._tokens(max(workload.depths) + 1) for _ in range(max(workload.batches))]
 
-    def measure(self, kind: str, batch: int, depth: int) -> Span:
-        """One measurement of a kind of KINDS."""
+    def measure(self, kind: str, batch: int, depth: int, *, new_tokens: int | None = None) -> Span:
+        """One measurement of a kind of KINDS. new_tokens: steps of a decode, None for the workload's."""
         self._compute_beginnings(batch, depth)
-        methods = {"prefill": self._prefill, "decode": self._decode, "mixed": self._mixed}
-        return methods[kind](batch, depth)
+        if kind == "decode":
+            return self._decode(batch, depth, new_tokens or self._workload.new_tokens)
+        return {"prefill": self._prefill, "mixed": self._mixed}[kind](batch, depth)
 
     def warm_up(self) -> None:
         """Touches the memory that the measurements will use."""
@@ -149,11 +157,11 @@ class ThroughputBench:
         # What a beginning has behind its last whole page is computed again.
         return self._checked(span(), batch * (self._workload.prompt_tokens + depth % PAGE_SIZE))
 
-    def _decode(self, batch: int, depth: int) -> Span:
+    def _decode(self, batch: int, depth: int, new_tokens: int) -> Span:
         with self._decoding(batch, depth), self._timed() as span:
-            for _ in range(self._workload.new_tokens):
+            for _ in range(new_tokens):
                 self._step()
-        return self._checked(span(), batch * self._workload.new_tokens)
+        return self._checked(span(), batch * new_tokens)
 
     def _mixed(self, batch: int, depth: int) -> Span:
         prompts = self._workload.prompts_in_flight
@@ -190,9 +198,33 @@ class ThroughputBench:
 
     def _compute_beginnings(self, batch: int, depth: int) -> None:
         """Sees that the first `depth` positions of each sequence are in the prefix cache, up to its last whole page."""
-        for beginning in self._beginnings[:batch]:
+        computed = self._beginnings[: 1 if self._copied else batch]
+        for beginning in computed:
             self._submit(beginning[: depth + 1], 1)
         self._run_until_idle()
+        for beginning in self._beginnings[len(computed) : batch]:
+            self._copy_pages(computed[0][:depth], beginning[:depth])
+
+    def _copy_pages(self, computed: list[int], tokens: list[int]) -> None:
+        """As if `tokens` had been computed: what goes on from there finds copies of the pages of `computed`."""
+        cache = self._engine.cache
+        keys: tuple[list[bytes], list[bytes]] = ([], [])
+        for each, of in zip(keys, (computed, tokens), strict=True):
+            extend_keys(each, array("i", of), cache.page_size)
+        for group, pool, allocator in zip(cache.groups, cache.pools, cache.allocators, strict=True):
+            first = first_live_page(len(tokens), group.window, cache.page_size)
+            for known, new in zip(keys[0][first:], keys[1][first:], strict=True):
+                source = allocator.find(known)
+                if source is None:
+                    raise BenchError("a computed page was given up before it was copied; is the KV pool too small?")
+                if allocator.find(new) is None:
+                    # A page that is taken must not be the one that is read.
+                    allocator.retain(source)
+                    page = allocator.take()
+                    pool.copy_page(source, page)
+                    allocator.publish(page, new)
+                    allocator.release(page)
+                    allocator.release(source)
 
     def _run_until_idle(self) -> None:
         while not self._engine.idle:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -60,7 +61,18 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    _show_log()
     app()
+
+
+def _show_log() -> None:
+    """What a device does once and what takes seconds is said on stderr; the server has a log of its own."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("tandem.vulkan")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _version(wanted: bool) -> None:

@@ -70,6 +70,7 @@ def _print_device(device: dict[str, Any]) -> None:
         have = [name.replace("_", " ") for name, there in device["features"].items() if there is True]
         rows.append(("Has", ", ".join(have) or "no optional features"))
         rows.append(("Matrices", ", ".join(device["features"]["cooperative_matrix"]) or "no cooperative matrices"))
+        rows.append(("Kernels", _kernels(device["tuned"])))
         rows.append(("Used", ", ".join(name.replace("_", " ") for name in device["used"]) or "none of them"))
         rows += [("Missing", advice) for advice in device["advice"]]
     for label, text in rows:
@@ -86,6 +87,13 @@ def _print_providers(providers: list[dict[str, Any]]) -> None:
         if not each["installed"]:
             state = f"not installed: {each['get']}"
         print(f"  {each['name'].ljust(width)}  {each['drives']}; {state}")
+
+
+def _kernels(tuned: dict[str, Any]) -> str:
+    if not tuned["wanted"]:
+        return "chosen by rule"
+    kept = f"{tuned['deterministic']} sizes of matrices are kept, {tuned['not_deterministic']} with --no-deterministic"
+    return f"measured when a model is loaded first; {kept}"
 
 
 def _memory(heap: dict[str, Any]) -> str:

@@ -107,11 +107,19 @@ def check_devices(machine: Machine, probe: Mapping[str, Any] | None) -> Iterator
         elif device["type"] == "cpu":
             yield Finding("gpu", "device", "note", f"{title}: software, slower than the CPU device", facts=facts)
         else:
-            yield Finding("gpu", "device", "ok", title, facts=facts)
+            yield Finding("gpu", "device", "ok", title + _measured(device.get("tuned")), facts=facts)
     if gpus(machine) and not _offers_gpu(probe):
         text = "the drivers start and offer no GPU, though the machine has one"
         fix = "see the problems above; then VK_LOADER_DEBUG=all tandem devices"
         yield Finding("gpu", "device", "problem", text, fix)
+
+
+def _measured(tuned: Mapping[str, Any] | None) -> str:
+    """Of how many sizes of matrices the kernels were chosen by measuring them."""
+    if tuned is None or not tuned["wanted"]:
+        return ""
+    sizes = max(tuned["deterministic"], tuned["not_deterministic"])
+    return f"; kernels measured for {sizes} sizes of matrices" if sizes else "; kernels not measured yet"
 
 
 def _offers_gpu(probe: Mapping[str, Any] | None) -> bool:

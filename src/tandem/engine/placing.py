@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from tandem.cache import read_kept, write_kept
 from tandem.devices.base import Device
 from tandem.engine.build import EngineConfig, plan_placement
 from tandem.engine.host_cost import measure_host
@@ -24,7 +25,7 @@ from tandem.pipeline.notation import Weights, parse_placement
 from tandem.pipeline.placement import Placement
 from tandem.pipeline.planner import Candidate, choose_unverified, predict_candidates
 from tandem.pipeline.probe import FULL, QUICK, Effort, block_keys, profile_model, worthwhile
-from tandem.pipeline.profile import Profile, cache_path, model_key, read_kept, write_kept
+from tandem.pipeline.profile import Profile, cache_path, model_key
 from tandem.pipeline.workload import Workload
 from tandem.weights.checkpoint import Checkpoint
 

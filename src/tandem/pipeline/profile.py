@@ -8,26 +8,22 @@ reads it.
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
-from tandem.config import cache_folder
+from tandem.cache import cache_folder
 from tandem.devices.spec import AttentionSpec, BlockSpec, CombineSpec, EmbedSpec, FFNSpec
 from tandem.models.spec import ModelSpec
 from tandem.weights.tensor import Tensor
 
 # What is kept under another schema or by another version is not found: its name tells both.
 SCHEMA = 1
-Kept = TypeVar("Kept", bound=msgspec.Struct)
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -185,30 +181,3 @@ def cache_path(what: str, model: str, descriptions: Mapping[str, str], folder: P
     text = "\n".join([str(SCHEMA), version(), *(f"{name} {descriptions[name]}" for name in sorted(descriptions))])
     machine = hashlib.sha256(text.encode()).hexdigest()[:16]
     return (folder or cache_folder()) / what / f"{model}-{machine}.json"
-
-
-def read_kept(path: Path, kind: type[Kept]) -> tuple[Kept | None, str | None]:
-    """What is kept there; or None, with what is wrong where a file is there but cannot be used."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind), None
-    except FileNotFoundError:
-        return None, None
-    except OSError as error:
-        return None, f"{path} cannot be read ({error.strerror})"
-    except (msgspec.DecodeError, ValueError) as error:
-        return None, f"{path} is damaged ({error})"
-
-
-def write_kept(path: Path, what: msgspec.Struct) -> bool:
-    """Keeps it, whole or not at all; False where the folder cannot be written: then it is measured again."""
-    data = msgspec.json.format(msgspec.json.encode(what), indent=1)
-    beside = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        beside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        return False
-    return True

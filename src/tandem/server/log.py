@@ -27,7 +27,7 @@ class JsonLines(logging.Formatter):
 def configure_logs(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("tandem.server", "uvicorn"):
+    for name in ("tandem.server", "tandem.vulkan", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

@@ -248,7 +248,7 @@ def test_head(kind: TensorType, rows: int, exact: VulkanDevice, ref: RefDevice) 
 def test_float_tiles(kind: TensorType, fast_exact: VulkanDevice, ref: RefDevice) -> None:
     spec = HeadSpec(vocab=77, hidden=WIDTHS[kind.block][-1], norm=NormSpec(1e-6, 1.0), softcap=3.0)
     weights = random_weights(np.random.default_rng(5), spec, kind)
-    limit = 1e-3 if kind is TensorType.F16 and fast_exact._machine.kernels.matrix_shape else 2e-5
+    limit = 1e-3 if kind is TensorType.F16 and fast_exact._machine.kernels.matrices else 2e-5
     compare(fast_exact, ref, spec, weights, [(0, 75)], limit=limit)
 
 

@@ -18,6 +18,8 @@ BINDINGS = 8
 PUSH_BYTES = 128
 SHARED_BYTES = 16 << 10
 INVOCATIONS = 256
+# M, N and K of a cooperative matrix.
+Size = tuple[int, int, int]
 # What products with cooperative matrices need beyond that, where a device has it.
 MATRIX_SHARED_BYTES = 32 << 10
 
@@ -203,6 +205,20 @@ def byte_matrix_shape(gpu: Gpu, rows: int = 16) -> CooperativeMatrix | None:
     shapes = _matrix_shapes(gpu, gpu.features.int8, ("i8", "i8", "i32", "i32"))
     fitting = [shape for shape in shapes if 16 % shape.m == rows % shape.n == 32 % shape.k == 0]
     return max(fitting, key=lambda shape: (shape.m * shape.n, shape.k), default=None)
+
+
+def matrix_shapes(gpu: Gpu) -> tuple[Size, ...]:
+    """All shapes that product_matrix.comp may take on this GPU, the usual one first; empty where it takes none."""
+    usual = matrix_shape(gpu)
+    shapes = _matrix_shapes(gpu, gpu.features.float16, ("f16", "f16", "f32", "f32"))
+    return tuple(dict.fromkeys(shape.size for shape in (usual, *shapes))) if usual else ()
+
+
+def byte_matrix_shapes(gpu: Gpu) -> tuple[Size, ...]:
+    """The same for product_matrix_int8.comp."""
+    usual = byte_matrix_shape(gpu)
+    shapes = _matrix_shapes(gpu, gpu.features.int8, ("i8", "i8", "i32", "i32"))
+    return tuple(dict.fromkeys(shape.size for shape in (usual, *shapes))) if usual else ()
 
 
 def _matrix_shapes(gpu: Gpu, elements: bool, types: tuple[str, str, str, str]) -> list[CooperativeMatrix]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from tandem._native import MAX_CANDIDATES, Timeline
@@ -17,8 +19,9 @@ from tandem.devices.spec import AttentionSpec, BlockSpec, EmbedSpec, HeadSpec, S
 from tandem.devices.vulkan.blocks import VulkanBlock, grouped, load_block, vector_sizes
 from tandem.devices.vulkan.budget import memory_spaces
 from tandem.devices.vulkan.ceilings import measure_ceilings
-from tandem.devices.vulkan.context import Context, byte_matrix_shape, matrix_shape
+from tandem.devices.vulkan.context import Context, byte_matrix_shape, byte_matrix_shapes, matrix_shapes
 from tandem.devices.vulkan.instance import Instance, shared_instance
+from tandem.devices.vulkan.kept import pipelines_path, tuning_path
 from tandem.devices.vulkan.kv import VulkanKVPool
 from tandem.devices.vulkan.matrices import Matrix, Vectors, matrix_bytes, matrix_key
 from tandem.devices.vulkan.memory import Counters, Memory, rounded
@@ -28,6 +31,8 @@ from tandem.devices.vulkan.products import Kernels
 from tandem.devices.vulkan.program import Machine, VulkanProgram, step_data_bytes
 from tandem.devices.vulkan.shared import SharedArrays
 from tandem.devices.vulkan.tiles import NARROW_ROWS
+from tandem.devices.vulkan.tuning import Tuner, wants_tuning
+from tandem.devices.vulkan.variants import Abilities
 from tandem.devices.vulkan.workspace import Workspace, sizes
 from tandem.devices.weights_check import check_weights
 from tandem.errors import DeviceError
@@ -59,7 +64,8 @@ class Mask:
 class VulkanDevice:
     """index: the device's number in `tandem devices`. lane: 0, or the number of another logical device of the same GPU,
     with a queue of its own. deterministic: a sequence's results are bitwise the same alone and in any batch; without
-    it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits.
+    it, the fastest kernel for a step's rows runs, whose order of adding shows in last bits. tune: whether kernels are
+    chosen by measuring them (`tuning.py`); None as TANDEM_VULKAN_TUNE says.
     Raises DeviceError where there is no such device, or it lacks what our shaders need.
     """
 
@@ -69,6 +75,7 @@ class VulkanDevice:
         *,
         lane: int = 0,
         deterministic: bool = True,
+        tune: bool | None = None,
         mask: Mask | None = None,
         instance: Instance | None = None,
     ) -> None:
@@ -84,15 +91,19 @@ class VulkanDevice:
         worker = Lane(name)
         self._context = context
         kernels = _kernels(gpu, deterministic)
+        tuned = wants_tuning(gpu) if tune is None else tune
+        # A software driver has its own cache, and what it compiles is soon made.
+        keeps = tuned or gpu.type != "cpu"
         self._machine = Machine(
             context,
             memory,
-            Pipelines(context),
+            Pipelines(context, pipelines_path(gpu) if keeps else None),
             Workspace(memory, worker, resident=not gpu.unified, splits=kernels.matrices),
             SharedArrays(memory),
             worker,
             kernels,
         )
+        self._tuner = _tuner(self._machine, tuning_path(gpu, deterministic)) if tuned else None
         self._matrices: WeakValueDictionary[tuple[tuple[int, int], ...], Matrix] = WeakValueDictionary()
         self._closed = False
         self.info = DeviceInfo(
@@ -194,16 +205,16 @@ class VulkanDevice:
         pools = {
             block.work.layer: pool_of(name, block.work, kv) for block in blocks if isinstance(block.work, AttentionSpec)
         }
+        self._machine.memory.settle()
+        if self._tuner is not None:
+            self._on_lane(partial(self._tuner.tune, blocks, rows, len(buffers.logits), list(self._matrices.values())))
         return VulkanProgram(self._machine, tuple(blocks), rows, buffers, pools)
 
     def measure_ceilings(self) -> Ceilings:
         """See MeasuredDevice."""
         found: list[Ceilings] = []
-        machine, done = self._machine, Event(Timeline(), 1)
-        machine.lane.submit(
-            lambda: found.append(measure_ceilings(machine.context, machine.memory, machine.pipelines)), (), done
-        )
-        done.wait()
+        machine = self._machine
+        self._on_lane(lambda: found.append(measure_ceilings(machine.context, machine.memory, machine.pipelines)))
         return found[0]
 
     def close(self) -> None:
@@ -211,6 +222,12 @@ class VulkanDevice:
             self._closed = True
             self._machine.lane.close()
             self._context.close()
+
+    def _on_lane(self, work: Callable[[], None]) -> None:
+        """Between two steps; waits. Raises DeviceError as a step does."""
+        done = Event(Timeline(), 1)
+        self._machine.lane.submit(work, (), done)
+        done.wait()
 
     def _matrix(self, tensors: Sequence[Tensor]) -> Matrix:
         """Matrices that blocks share are kept once, as long as a block has them."""
@@ -223,9 +240,20 @@ class VulkanDevice:
 
 
 def _kernels(gpu: Gpu, deterministic: bool) -> Kernels:
-    shapes = (matrix_shape(gpu), byte_matrix_shape(gpu), byte_matrix_shape(gpu, NARROW_ROWS))
-    floats, whole, narrow = ((shape.m, shape.n, shape.k) if shape else None for shape in shapes)
     limits = gpu.limits
-    return Kernels(
-        gpu.features.integer_dot, deterministic, floats, whole, narrow, limits.subgroup, limits.shared_memory
+    narrow = byte_matrix_shape(gpu, NARROW_ROWS)
+    abilities = Abilities(
+        integer_dot=gpu.features.integer_dot,
+        deterministic=deterministic,
+        matrix_shapes=matrix_shapes(gpu),
+        byte_shapes=byte_matrix_shapes(gpu),
+        narrow_shape=narrow.size if narrow else None,
+        subgroup=limits.subgroup,
+        shared_memory=limits.shared_memory,
+        groups=limits.groups[0],
     )
+    return Kernels(abilities)
+
+
+def _tuner(machine: Machine, path: Path) -> Tuner:
+    return Tuner(machine.context, machine.memory, machine.pipelines, machine.kernels, path)

@@ -10,7 +10,9 @@ from typing import Any
 from tandem.devices.vulkan.budget import kernel_memory, memory_spaces
 from tandem.devices.vulkan.context import missing
 from tandem.devices.vulkan.instance import shared_instance
+from tandem.devices.vulkan.kept import read_tuning, tuning_path
 from tandem.devices.vulkan.probe import Gpu, probe_all
+from tandem.devices.vulkan.tuning import kept_choices, wants_tuning
 
 # What each optional ability is for, whether our shaders and memory use it, and where it comes from.
 _ADVICE = {
@@ -84,6 +86,7 @@ def _describe(gpu: Gpu, root: Path) -> dict[str, Any]:
                 )
             ),
         },
+        "tuned": _tuned(gpu),
         "used": ["timeline_semaphore", *(name for name in _ADVICE if getattr(features, name))],
         "advice": [advice for name, advice in _ADVICE.items() if not getattr(features, name)],
         "limits": {
@@ -93,3 +96,14 @@ def _describe(gpu: Gpu, root: Path) -> dict[str, Any]:
             "subgroup": gpu.limits.subgroup,
         },
     }
+
+
+def _tuned(gpu: Gpu) -> dict[str, Any]:
+    """Whether kernels are chosen by measuring, and of how many sizes of matrices that is kept: by default, and for
+    steps that need not be deterministic.
+    """
+    kept = {
+        name: len({(extent, single) for extent, single, _ in kept_choices(read_tuning(tuning_path(gpu, flag)))})
+        for name, flag in (("deterministic", True), ("not_deterministic", False))
+    }
+    return {"wanted": wants_tuning(gpu), **kept}

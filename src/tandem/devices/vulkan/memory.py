@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ _USAGE = vk.BUFFER_STORAGE | vk.BUFFER_TRANSFER_SRC | vk.BUFFER_TRANSFER_DST | v
 _ROUND = 256
 # What host arrays are aligned to, to be imported.
 _PAGE = 4096
+# Parts that may wait to be filled in.
+_WAITING = 256
 
 # So many bytes, and what writes them.
 Part = tuple[int, Callable[[Bytes], object]]
@@ -88,6 +91,7 @@ class Memory:
         self._vulkan = context.vulkan
         self._live: dict[int, Buffer] = {}
         self._workers: ThreadPoolExecutor | None = None
+        self._filling: deque[Future[None]] = deque()
         self.counters = Counters()
         context.at_close(self._close)
         self._staging = None if context.gpu.unified else Staging(context, self.host(STAGING_BYTES))
@@ -172,28 +176,35 @@ class Memory:
         return View(buffer, offset, array.nbytes)
 
     def fill(self, view: View, parts: Sequence[Part]) -> None:
-        """Writes parts one after another into a view, each straight to where it belongs or into a staging buffer;
-        several at a time, on threads. A part has at most SLOT_BYTES.
+        """Has parts written one after another into a view, each straight to where it belongs or into a staging buffer;
+        several at a time, on threads, also of other views: `settle` waits for them. A part has at most SLOT_BYTES.
         """
-        starts = np.cumsum([0, *(size for size, _ in parts)]).tolist()
-        if starts[-1] > view.size:
-            raise ValueError(f"{starts[-1]} bytes do not fit a view of {view.size}")
-        targets = [view.part(at, size) for at, (size, _) in zip(starts, parts, strict=False)]
-        fills = [fill for _, fill in parts]
-        if len(parts) > 1:
-            list(self._pool().map(self._put, targets, fills))
-        elif parts:
-            self._put(targets[0], fills[0])
-        self.counters.copied += starts[-1]
+        for target, fill in self._placed(view, parts):
+            # What waits keeps what it reads in memory.
+            while len(self._filling) >= _WAITING:
+                self._filling.popleft().result()
+            self._filling.append(self._pool().submit(self._put, target, fill))
+
+    def settle(self) -> None:
+        """Waits until all that was filled is in place or on its way before whatever is submitted later. Raises
+        DeviceError where that failed.
+        """
+        while self._filling:
+            self._filling.popleft().result()
 
     def write(self, view: View, chunks: Iterable[npt.NDArray[Any]]) -> None:
-        """Puts arrays one after another into a view."""
+        """Puts arrays one after another into a view; they are there, or on their way, when this returns."""
         pieces = [np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) for chunk in chunks]
         cut = [piece[at : at + SLOT_BYTES] for piece in pieces for at in range(0, piece.nbytes, SLOT_BYTES)]
-        self.fill(view, [(piece.nbytes, partial(_assign, piece)) for piece in cut])
+        placed = self._placed(view, [(piece.nbytes, partial(_assign, piece)) for piece in cut])
+        if len(placed) > 1:
+            list(self._pool().map(self._put, *zip(*placed, strict=True)))
+        for target, fill in placed if len(placed) == 1 else []:
+            self._put(target, fill)
 
     def read(self, view: View) -> Bytes:
         """A copy of a view's bytes; the device must be idle."""
+        self.settle()
         if view.mapped is not None:
             return view.mapped.copy()
         out = np.empty(view.size, np.uint8)
@@ -203,12 +214,15 @@ class Memory:
 
     def copy(self, pairs: Iterable[tuple[View, View]]) -> None:
         """Copies views to views of at least their size, on the device; waits."""
+        self.settle()
         ready = list(pairs)
         self._context.run_once(lambda commands: record_copies(self._context, commands, ready))
 
     def free(self, buffer: Buffer) -> None:
         """The device must be idle, or have no work left that names the buffer."""
         if self._live.pop(id(buffer), None) is not None:
+            # What is still filled in may be this.
+            wait(list(self._filling))
             if buffer.mapped is None and self._staging is not None:
                 with suppress(DeviceError):  # a lost GPU copies nothing any more
                     self._staging.drain()
@@ -219,6 +233,13 @@ class Memory:
     def free_all(self, buffers: Iterable[Buffer]) -> None:
         for buffer in buffers:
             self.free(buffer)
+
+    def _placed(self, view: View, parts: Sequence[Part]) -> list[tuple[View, Callable[[Bytes], object]]]:
+        starts = np.cumsum([0, *(size for size, _ in parts)]).tolist()
+        if starts[-1] > view.size:
+            raise ValueError(f"{starts[-1]} bytes do not fit a view of {view.size}")
+        self.counters.copied += starts[-1]
+        return [(view.part(at, size), fill) for at, (size, fill) in zip(starts, parts, strict=False)]
 
     def _put(self, target: View, fill: Callable[[Bytes], object]) -> None:
         if target.mapped is not None:

@@ -27,7 +27,10 @@ Words = npt.NDArray[np.uint32]
 
 BLOCK = 32
 PANEL = 16
-_LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
+# Bytes of rows that are packed at a time.
+_PIECE = 512 << 10
+_NIBBLES = np.uint64(0x0F0F0F0F0F0F0F0F)
+_QUAD = np.dtype((np.void, 16))
 
 # Where a ggml block keeps its parts: slices of bytes.
 _HEAD = {
@@ -75,6 +78,14 @@ def padded_rows(rows: int) -> int:
 
 def pack_rows(type: TensorType, data: Bytes, out: Bytes) -> None:
     """Packs rows of a tensor's bytes, [rows, row bytes], into `out`, the bytes of their panels."""
+    panels = max(1, _PIECE // (PANEL * data.shape[1])) * PANEL
+    if len(data) > panels:
+        # What is made on the way stays in caches, and the system need not give new pages for it each time.
+        row_bytes = out.size // padded_rows(len(data))
+        for first in range(0, len(data), panels):
+            piece = data[first : first + panels]
+            pack_rows(type, piece, out[first * row_bytes : (first + padded_rows(len(piece))) * row_bytes])
+        return
     rows = padded_rows(len(data))
     if rows > len(data):
         data = np.concatenate([data, np.zeros((rows - len(data), data.shape[1]), np.uint8)])
@@ -96,17 +107,30 @@ def _put(target: Bytes, at: int, part: Bytes, unit: int) -> int:
     """Copies what rows have of one kind to where it begins in their panels, `unit` bytes of each row in turn; returns
     where the next kind begins.
     """
-    size = part.size // len(part)
-    whole = -(-size // unit) * unit
+    if part.strides[-1] != 1 or part.shape[-1] % unit:
+        part = _together(part, unit)
+    piece = part.shape[-1]
+    whole = part.size // len(part)
     stop = at + whole * PANEL
-    place = target[:, at:stop].reshape(len(target), whole // unit, PANEL, unit).swapaxes(1, 2)
-    if whole == size:
-        place[...] = part.reshape(place.shape)
-    else:
-        filled = np.zeros((len(part), whole), np.uint8)
-        filled[:, :size] = part.reshape(len(part), size)
-        place[...] = filled.reshape(place.shape)
+    # NumPy copies a unit at a time where it is one element, several times as fast as byte by byte.
+    element = np.dtype((np.void, unit))
+    units = (whole // piece, piece // unit)
+    place = target[:, at:stop].reshape(len(target), *units, PANEL, unit).view(element)
+    source = part.reshape(len(target), PANEL, *units, unit).view(element)
+    place.transpose(0, 3, 1, 2, 4)[...] = source
     return stop
+
+
+def _together(part: Bytes, unit: int) -> Bytes:
+    """What rows have of one kind, [rows, bytes], without gaps; filled up with zeros to whole units."""
+    rows, size, piece = len(part), part.size // len(part), part.shape[-1]
+    joined = np.zeros((rows, -(-size // unit) * unit), np.uint8)
+    place = joined[:, :size].reshape(part.shape)
+    if part.strides[-1] == 1:
+        place.view(np.dtype((np.void, piece)))[...] = part.view(np.dtype((np.void, piece)))
+    else:
+        place[...] = part
+    return joined
 
 
 def _quants(type: TensorType, blocks: Bytes) -> Bytes:
@@ -117,12 +141,14 @@ def _quants(type: TensorType, blocks: Bytes) -> Bytes:
         return blocks[..., -16:]
     # K-quants keep one block of 32 in the low halves of 32 (Q6_K: of 64) bytes and a later one in the high halves.
     start, runs = (0, 2) if type is TensorType.Q6_K else (type.block_bytes - 128, 1)
-    packed = blocks[..., start : start + 128].reshape(*blocks.shape[:2], -1, runs, 2, 16)
-    first, second = packed[..., 0, :], packed[..., 1, :]
-    out = np.empty((*packed.shape[:3], 2, runs, 16), np.uint8)
-    np.bitwise_or(first & _LOW, second << 4, out=out[..., 0, :, :])
-    np.bitwise_or(first >> 4, second & _HIGH, out=out[..., 1, :, :])
-    return out
+    rows, count = blocks.shape[:2]
+    words = _together(blocks[..., start : start + 128], 128).view(np.uint64).reshape(-1)
+    out = np.empty((rows, count, 4 // runs, 2, runs), _QUAD)
+    for half, nibbles in enumerate((words & _NIBBLES, words >> np.uint64(4) & _NIBBLES)):
+        # Of each pair of quads the first takes the second in; what the second gets is not looked at.
+        nibbles[:-2] |= nibbles[2:] << np.uint64(4)
+        out[..., half, :] = nibbles.view(_QUAD)[::2].reshape(rows, count, 4 // runs, runs)
+    return out.view(np.uint8)
 
 
 def _high(type: TensorType, blocks: Bytes) -> Bytes:

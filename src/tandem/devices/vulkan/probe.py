@@ -41,6 +41,10 @@ class CooperativeMatrix:
     result: str
     subgroup: bool
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self.m, self.n, self.k
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -82,7 +86,8 @@ class GpuLimits:
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """unified: the device's memory is the host's, so the host reads and writes all of it by pointer. pci: its address
-    as sysfs writes it, where the driver tells.
+    as sysfs writes it, where the driver tells. identity: vendor, device and what the driver tells its pipeline caches
+    apart by.
     """
 
     index: int
@@ -99,6 +104,7 @@ class Gpu:
     memory_types: tuple[MemoryType, ...]
     queue_family: int | None
     pci: str | None
+    identity: tuple[int, int, bytes]
 
     @property
     def unified(self) -> bool:
@@ -169,6 +175,7 @@ def _probe(instance: Instance, handle: Any) -> Gpu:
         memory_types=types,
         queue_family=_compute_family(handle),
         pci=f"{bus.pciDomain:04x}:{bus.pciBus:02x}:{bus.pciDevice:02x}.{bus.pciFunction:x}" if on_bus else None,
+        identity=(basic.vendorID, basic.deviceID, bytes(basic.pipelineCacheUUID)),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once.
+# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once,
+# and every count has its own: a kernel for 12 rows takes as long for 9.
 MOST_ROWS, MANY_ROWS = 16, 1 << 16
 # From so many rows cooperative matrices multiply, where they may; those of bytes, where the driver has some that are as
 # narrow, from fewer.
 MATRIX_ROWS, NARROW_ROWS = 9, 8
-BUCKETS = (1, 2, 4, 6, 8, 12, MOST_ROWS, 32, 64, MANY_ROWS)
+BUCKETS: tuple[int, ...] = (*range(1, MOST_ROWS + 1), 18, 20, 24, 28, 32, 40, 48, 56, 64, MANY_ROWS)
 # Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
 # there; steps of more than FEW_ROWS have several tiles of rows.
 FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
@@ -68,12 +69,18 @@ def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTi
     return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2, 2)
 
 
-def most_splits(outputs: int, bucket: int) -> int:
-    """Splits of a sum that makes so many outputs, at most."""
+def usual_splits(outputs: int, bucket: int) -> int:
+    """Splits of a sum that makes so many outputs, where nothing was measured."""
     tiles = -(-outputs // 64)
     if bucket > FEW_ROWS:
         return min(4, -(-_MANY_TILES // tiles))
     return min(MOST_SPLITS, -(-_FEW_TILES // tiles))
+
+
+def most_splits(outputs: int, bucket: int) -> int:
+    """Splits that there is room for, whatever is chosen: results are planned before anything is measured."""
+    usual = usual_splits(outputs, bucket)
+    return usual if bucket > FEW_ROWS else min(MOST_SPLITS, 2 * usual)
 
 
 def result_rows(outputs: int, rows: int) -> int:
@@ -84,3 +91,10 @@ def result_rows(outputs: int, rows: int) -> int:
 def bucket_of(count: int) -> int:
     """The bucket of a count of rows or samples."""
     return next(bucket for bucket in BUCKETS if count <= bucket)
+
+
+def even_rows(bucket: int) -> int:
+    """Rows of a workgroup that takes at most MOST_ROWS: as equal as they can be, so that none works for rows that are
+    not there.
+    """
+    return MOST_ROWS if bucket > FEW_ROWS else -(-bucket // -(-bucket // MOST_ROWS))

@@ -22,6 +22,7 @@ class SType(IntEnum):
     VkQueryPoolCreateInfo = 11
     VkBufferCreateInfo = 12
     VkShaderModuleCreateInfo = 16
+    VkPipelineCacheCreateInfo = 17
     VkPipelineShaderStageCreateInfo = 18
     VkComputePipelineCreateInfo = 29
     VkPipelineLayoutCreateInfo = 30

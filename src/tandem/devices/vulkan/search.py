@@ -1,0 +1,53 @@
+"""Searching for a product's fastest variant with few measurements, and making choices that fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from tandem.devices.vulkan.variants import Variant
+
+# Seconds of variants, in the same surroundings.
+Race = Callable[[Sequence[Variant]], Mapping[Variant, float]]
+# A rule's kernel stays unless another takes less than this share of its time: measurements are not better than that.
+MARGIN = 0.97
+_SWEEPS = 2
+
+
+def search(
+    starts: Sequence[Variant], axes: Callable[[Variant], Iterable[Sequence[Variant]]], race: Race
+) -> dict[Variant, float]:
+    """Seconds of all variants that were tried: the starts, then what differs from the fastest in one thing after
+    another until nothing of that is faster. Each is raced once.
+    """
+    times = dict(race(starts))
+    for _ in range(_SWEEPS):
+        before = fastest(times)
+        # The axes of each new best variant, and of those the one whose turn it is.
+        for turn in range(sum(1 for _ in axes(before))):
+            axis = list(axes(fastest(times)))
+            if turn < len(axis) and (new := [each for each in axis[turn] if each not in times]):
+                times |= race(new)
+        if fastest(times) == before:
+            break
+    return times
+
+
+def fastest(times: Mapping[Variant, float]) -> Variant:
+    """The first of those that took the least."""
+    return min(times, key=lambda variant: times[variant])
+
+
+def choose(times: Mapping[Variant, float], usual: Variant) -> Variant:
+    """The fastest, if it is faster than the rules' choice by more than measurements err."""
+    best = fastest(times)
+    return best if usual not in times or times[best] < MARGIN * times[usual] else usual
+
+
+def monotone(choices: Mapping[int, tuple[Variant, float]]) -> dict[int, tuple[Variant, float]]:
+    """By bucket: where more rows took less time, fewer take the same kernel, which cannot take longer for them."""
+    fixed = dict(choices)
+    for more, bucket in pairwise(sorted(choices, reverse=True)):
+        if fixed[more][1] < fixed[bucket][1]:
+            fixed[bucket] = fixed[more]
+    return fixed
