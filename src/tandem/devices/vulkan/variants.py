@@ -32,7 +32,7 @@ _TILE, _TILE_LANES = 64, 256
 _SUMS, _FLOAT_OUTPUTS = 32, 2
 # Sums of a lane and matrices of a subgroup that shaders with matrices have registers for, and words on their way to a
 # lane of that of bytes.
-_MATRIX_SUMS, _MATRICES, _ON_THEIR_WAY = 64, 16, 96
+_MATRIX_SUMS, _MATRICES, _ON_THEIR_WAY = 64, 16, 160
 _MINIMA = (TensorType.Q4_1, TensorType.Q5_1, TensorType.Q4_K, TensorType.Q5_K)
 
 
