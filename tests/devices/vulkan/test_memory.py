@@ -46,7 +46,7 @@ def test_matrices_and_pages_cross_a_bindings_limit(opened: Open, ref: RefDevice)
 
 
 def test_a_matrix_is_split_where_a_grid_is_too_small(vulkan: VulkanDevice) -> None:
-    """Lavapipe's grids have 65,535 workgroups in a dimension; Gemma's vocabulary takes one more."""
+    """Lavapipe's grids have 65,535 workgroups in a dimension; Gemma's vocabulary takes one more. Cut between panels."""
     limits = replace(vulkan._context.gpu.limits, groups=(65_535, 65_535, 65_535))
     tensor = Tensor("output", TensorType.F32, (262_144, 1), np.zeros(4 * 262_144, np.uint8))
     assert list(split_rows(limits, [tensor])) == [(0, 262_128), (262_128, 16)]
