@@ -13,7 +13,7 @@ Kept = TypeVar("Kept", bound=msgspec.Struct)
 
 
 def cache_folder() -> Path:
-    """`tandem` under XDG_CACHE_HOME, or else under ~/.cache."""
+    """What can be made again: `tandem` under XDG_CACHE_HOME, or else under ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "tandem"
 

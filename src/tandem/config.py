@@ -32,12 +32,6 @@ OTHER_VARIABLES = frozenset(
 Value = str | int | float | bool
 
 
-def cache_folder() -> Path:
-    """What can be made again: `tandem` under XDG_CACHE_HOME, or else under ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "tandem"
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """read: a file's value, or the environment's text, as what the flag takes; ValueError says what it expected.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tandem.config import cache_folder
+from tandem.cache import cache_folder
 from tandem.devices.base import DeviceInfo, KVGroupSpec, MemorySpace, ProgramPlan, StepBuffers
 from tandem.devices.batch import BatchLayout
 from tandem.devices.cpu.threads import default_threads
