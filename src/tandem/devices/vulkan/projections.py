@@ -109,7 +109,9 @@ def add_and_norm(
     width, ats = block.work.hidden, (*added[:3], normed[0])
     values = push(width, *added, *normed, outputs)
     whole = int(width % 4 == 0 and all(at % 4 == 0 for at in ats if at != NONE))
-    each, rows = -(-padded(width) // 4 // ROW_LANES), Rows.of(places, "normed")
+    each = -(-padded(width) // 4 // ROW_LANES)
+    # A program that only adds has no room for rows.
+    rows = Rows.of(places, "normed") if norm else Rows(places.step, places.step)
 
     if addend is not None and addend.made is not None:
         (name, x), label = addend.made, block_label(addend.block.work)
