@@ -31,6 +31,20 @@ def test_one_device_takes_the_sum_of_its_blocks() -> None:
     assert cost("cpu") == pytest.approx(4 * LAYERS * (2 + 3))
 
 
+@pytest.mark.parametrize("host", [3.0, 900.0])
+def test_a_device_that_has_the_next_step_hides_the_host(host: float) -> None:
+    workload, blocks = Workload(batch=4), 4 * LAYERS * (2 + 3)
+    measured = replace(device("cpu", KEYS, 2.0, 3.0), host=constant(host), wake=0.5)
+    ahead = replace(measured, runs_ahead=True)
+    placement = parse_placement("cpu", SPEC, WEIGHTS)
+    waits, runs = (CostModel(SPEC, KEYS, profile([each])) for each in (measured, ahead))
+    assert waits.step(placement, decode_step(workload, 1)).total == pytest.approx(blocks + 0.5 + host)
+    assert runs.step(placement, decode_step(workload, 1)).total == pytest.approx(max(blocks, 0.5 + host))
+    # A prompt's chunk is waited for: its first token is not picked before it ends.
+    chunk = StepShape((Part(1, 4, 4),), 1)
+    assert runs.step(placement, chunk).total == pytest.approx(blocks + 0.5 + host)
+
+
 def test_attention_and_ffn_without_micro_batches_take_turns_and_hand_over() -> None:
     assert cost("attn=cpu,ffn=ref", handover=0.5) == pytest.approx(4 * LAYERS * 5 + 0.5 * (2 * LAYERS - 1))
 

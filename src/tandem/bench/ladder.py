@@ -36,7 +36,7 @@ from tandem.pipeline.profile import Profile
 from tandem.pipeline.workload import Workload
 
 TARGETS = (50, 200, 500)
-_ROUNDS = 3
+ROUNDS = 3
 LABELS = {
     "baseline": "one sequence at a time, everything moved in every step (a reconstruction of the prototype's way)",
     "batch": "all sequences at once, everything still moved in every step",
@@ -105,9 +105,11 @@ class Mover:
 
 
 def run_ladder(
-    site: Site, profile: Profile, workload: Workload, say: Callable[[str], None] | None = None
+    site: Site, profile: Profile, workload: Workload, say: Callable[[str], None] | None = None, rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """All four; the result as JSON values. Raises what planning and loading do."""
+    """All four; the result as JSON values. rounds: of each, of which the fastest counts. Raises what planning and
+    loading do.
+    """
     tell = say or (lambda what: None)
     tell("planning")
     outcome = plan_workload(site, profile, workload, say=say)
@@ -118,7 +120,7 @@ def run_ladder(
         try:
             _run(engine, workload, workload.batch, None)
             # In turns, so that what else happens on the machine happens to all of them; the fastest of each counts.
-            for turn in range(_ROUNDS):
+            for turn in range(rounds):
                 for name, together, moving in (
                     ("baseline", 1, mover),
                     ("batch", workload.batch, mover),
@@ -138,7 +140,7 @@ def run_ladder(
             _run(engine, workload, workload.batch, None)
             last = [
                 _rung("pipeline", site, profile, workload, engine, outcome.chosen.text, workload.batch, None)
-                for _ in range(_ROUNDS)
+                for _ in range(rounds)
             ]
         rungs.append(max(last, key=lambda rung: rung.tokens_per_s))
     first = rungs[0].tokens_per_s
@@ -147,6 +149,7 @@ def run_ladder(
         "model": site.spec.name,
         "devices": {name: device.description for name, device in profile.devices.items()},
         "workload": asdict(workload),
+        "rounds": rounds,
         "moving": mover.how,
         "rungs": [{**asdict(rung), "what": LABELS[rung.name], "speed_up": rung.tokens_per_s / first} for rung in rungs],
         "same_run": outcome.chosen.text == single,

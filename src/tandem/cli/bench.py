@@ -197,6 +197,7 @@ def ladder(
     batch: Annotated[int, typer.Option(min=1, help="Prompts.")] = 8,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 64,
     new: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each rung, of which the fastest counts.")] = 3,
     devices: Devices = None,
     json: ResultFile = None,
     engine: DeviceOptions,
@@ -214,7 +215,7 @@ def ladder(
     site = with_config(site, workload_config(workload, site.spec, site.config))
     begin = header()
     profile, _ = obtain_profile(site, say=said())
-    result = {**begin, **run_ladder(site, profile, workload, said())}
+    result = {**begin, **run_ladder(site, profile, workload, said(), rounds)}
     if json is not None:
         write_result(json, result)
     print(ladder_table(result))

@@ -22,16 +22,19 @@ _DECODE_POINTS = 3
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """A simulated step. seconds: from handing it to the devices until the host has it. host: between two steps."""
+    """A simulated step. seconds: from handing it to the devices until the host has it. host: between two steps.
+    hidden: of both, what passes while the device has the next step already.
+    """
 
     shape: StepShape
     spans: tuple[Span, ...]
     seconds: float
     host: float
+    hidden: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.seconds + self.host
+        return self.seconds + self.host - self.hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,13 @@ class CostModel:
         spans = simulate(tasks, self._slowdown, self._handover)
         last = self._profile.devices[tasks[-1].lane]
         host = last.host(shape.samples) if last.host is not None and shape.samples else 0.0
-        seconds = max(span.end for span in spans) + last.wake + len(tasks) * self._profile.noting
-        return StepCost(shape, tuple(spans), seconds, host)
+        device = max(span.end for span in spans)
+        noticing = last.wake + len(tasks) * self._profile.noting
+        alone = len({task.lane for task in tasks}) == 1
+        decodes = shape.samples == shape.sequences == shape.rows
+        # One device that picks tokens itself has the next step while the host attends to this one.
+        hidden = min(device, noticing + host) if alone and decodes and last.runs_ahead else 0.0
+        return StepCost(shape, tuple(spans), device + noticing, host, hidden)
 
     def tasks(self, placement: Placement, shape: StepShape) -> list[Task]:
         """Stage by stage, and in each stage micro-batch by micro-batch. A segment waits for all segments of its

@@ -148,7 +148,11 @@ class _Probe:
                 continue
             say(key.partition(" ")[0])
             blocks[key] = self._block(key, program)
-        return DeviceProfile(self.name, self.device.info.description, read, macs, submit, program, wake, blocks)
+        info = self.device.info
+        ahead = info.candidates > 0
+        return DeviceProfile(
+            self.name, info.description, read, macs, submit, program, wake, blocks, runs_ahead=ahead
+        )  # fmt: skip
 
     def loadables(self, key: str) -> list[Loadable]:
         """Blocks of one kind, as many as push each other out of the caches, where the model has them."""

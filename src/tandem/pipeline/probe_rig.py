@@ -24,6 +24,8 @@ from tandem.pipeline.profile import block_without_layer
 _POOL_BYTES = 256 << 20
 _MOST_SAMPLES = 64
 _MOST_QUEUED = 16
+# A GPU that was idle needs so many seconds of work until it runs at its full clock.
+_WAKING = 0.4
 _ONE = int(np.float32(1).view(np.int32))
 
 
@@ -82,6 +84,8 @@ class BlockRig:
         self._runner = Runner()
         if pools:
             self._fill(pools[0])
+        if device.info.threads is None:
+            self._wake()
 
     def time(self, batch: Batch, patience: Patience) -> float:
         """Seconds of one run of the whole program, until the host has it."""
@@ -162,6 +166,11 @@ class BlockRig:
         self._runner.run(lambda event: self.submit(batch, event))
         for page in range(1, pool.pages):
             pool.copy_page(0, page)
+
+    def _wake(self) -> None:
+        batch, end = self.batch(1, 1, 1), time.perf_counter() + _WAKING
+        while time.perf_counter() < end:
+            self.queued_seconds(batch, 4, Patience(0.0, 0.0))
 
     def _refresh(self, batch: Batch) -> None:
         # The residual must not grow from run to run.

@@ -91,7 +91,7 @@ class DeviceProfile(msgspec.Struct, frozen=True):
     submit: seconds of the host to queue one program. program: seconds of the lane that a program takes beside its
     blocks, by rows. wake: seconds from a program's end until a waiting host goes on.
     host: seconds of the host between two steps, sampling included, by sequences, where this device has the head; None
-    where it was not measured.
+    where it was not measured. runs_ahead: whether the next decode step can be queued behind one, as its head picks.
     """
 
     name: str
@@ -103,6 +103,7 @@ class DeviceProfile(msgspec.Struct, frozen=True):
     wake: float
     blocks: dict[str, BlockProfile]
     host: Curve | None = None
+    runs_ahead: bool = False
 
 
 class PairProfile(msgspec.Struct, frozen=True):

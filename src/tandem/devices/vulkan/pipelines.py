@@ -80,6 +80,11 @@ class Pipelines:
                 assert self._workers is not None
                 self._pipelines[key] = self._workers.submit(self._create, *key)
 
+    def ready(self, keys: Iterable[PipelineKey]) -> bool:
+        """Whether all of those that are being prepared are made, or have failed."""
+        with self._lock:
+            return all(self._pipelines[key].done() for key in keys)
+
     def write(self) -> None:
         """Keeps what was compiled, and the list of what was used; nothing where all of it is kept."""
         with self._lock:

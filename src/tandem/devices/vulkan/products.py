@@ -9,6 +9,7 @@ from tandem.devices.vulkan.dispatch import ROW_LANES, Grid
 from tandem.devices.vulkan.matrices import Chunk, Matrix
 from tandem.devices.vulkan.packing import BLOCK
 from tandem.devices.vulkan.tiles import (
+    FEW_ROWS,
     MATRIX_ROWS,
     MOST_ROWS,
     NARROW_ROWS,
@@ -70,7 +71,10 @@ class Kernels:
         """With cooperative matrices: of bytes, and of float16, as far as there are such."""
         has, found = self.abilities, []
         splits = usual_splits(extent.outputs, bucket)
-        shape = has.byte_shapes[0] if bucket >= MATRIX_ROWS and has.byte_shapes else has.narrow_shape
+        # Few rows like narrow matrices better, even where they fill wide ones.
+        shape = has.narrow_shape if bucket <= FEW_ROWS else None
+        if shape is None and bucket >= MATRIX_ROWS and has.byte_shapes:
+            shape = has.byte_shapes[0]
         if shape is not None and has.multiplies(extent.type, BYTES):
             tile = byte_matrix_tile(bucket, has.subgroup, has.shared_memory)
             found.append(with_matrices(BYTES, shape, tile, has.subgroup, splits))

@@ -44,10 +44,16 @@ def choose(times: Mapping[Variant, float], usual: Variant) -> Variant:
     return best if usual not in times or times[best] < MARGIN * times[usual] else usual
 
 
-def monotone(choices: Mapping[int, tuple[Variant, float]]) -> dict[int, tuple[Variant, float]]:
-    """By bucket: where more rows took less time, fewer take the same kernel, which cannot take longer for them."""
+def monotone(
+    choices: Mapping[int, tuple[Variant, float]], extra: Callable[[int, Variant], float]
+) -> dict[int, tuple[Variant, float]]:
+    """By bucket: where more rows took less time, fewer take the same kernel, which cannot take longer for them. extra:
+    seconds that a variant costs a bucket beside its own, as they are part of all of the bucket's times.
+    """
     fixed = dict(choices)
     for more, bucket in pairwise(sorted(choices, reverse=True)):
-        if fixed[more][1] < fixed[bucket][1]:
-            fixed[bucket] = fixed[more]
+        variant, seconds = fixed[more]
+        seconds += extra(bucket, variant) - extra(more, variant)
+        if seconds < fixed[bucket][1]:
+            fixed[bucket] = variant, seconds
     return fixed

@@ -52,18 +52,14 @@ def matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
 
 
 def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
-    """The same for product_matrix_int8.comp, which keeps two parts in shared memory. What is ahead is in registers, of
-    which wide subgroups have fewer.
-    """
-    ahead = 4 if subgroup <= 32 else 2
+    """The same for product_matrix_int8.comp. What is ahead is in registers, of which wide subgroups have fewer."""
+    narrow = subgroup <= 32
     if bucket <= NARROW_ROWS:
-        return MatrixTile(NARROW_ROWS, 64, 128, 4, 1, ahead)
-    if bucket <= 16:
-        return MatrixTile(16, 64, 64, 4, 1, ahead)
+        return MatrixTile(NARROW_ROWS, 64, 128, 4, 1, 4 if narrow else 2)
     if bucket <= 32:
-        return MatrixTile(32, 64, 64, 4, 1, ahead)
+        return MatrixTile(16 if bucket <= 16 else 32, 64, 128, 4, 1, 3 if narrow else 2)
     if bucket <= FEW_ROWS:
-        return MatrixTile(64, 128, 32, 4, 2, 2)
+        return MatrixTile(64, 64, 64, 4, 2, 2)
     if subgroup > 32:
         return MatrixTile(128, 64, 32, 4, 2)
     return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2, 2)

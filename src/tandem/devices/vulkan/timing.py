@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 import numpy as np
 
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.dispatch import LANES, Dispatch, Grid, Use, grids, push
+from tandem.devices.vulkan.kept import PipelineKey
 from tandem.devices.vulkan.matrices import Matrix
 from tandem.devices.vulkan.memory import Buffer, Memory, View
 from tandem.devices.vulkan.pipelines import Pipelines
@@ -32,8 +34,8 @@ _HOPELESS = 1.25
 _RUNS = 5
 # A run of so many seconds needs no other to be believed, nor one before it.
 _LONG = 1e-3
-# A GPU that was idle needs this long until it runs at its full clock, in seconds.
-_WAKING = 0.1
+# A GPU that was idle for longer than the second needs the first until it runs at its full clock, in seconds.
+_WAKING, _DOZING = 0.4, 0.1
 
 
 class ProductTimer:
@@ -53,7 +55,7 @@ class ProductTimer:
     ) -> None:
         self._context, self._memory, self._pipelines = context, memory, pipelines
         self._buffers: list[Buffer] = []
-        self._awake = False
+        self._busy_until = 0.0
         words = rows * max(max(padded(width), quantized_words(width)) for width in columns)
         try:
             self._step = self._taken(memory.host(4 * _STEP_WORDS))
@@ -80,29 +82,35 @@ class ProductTimer:
         self._set_rows(rows)
         chosen = _enough(matrices)
         flush = _flush(chosen, others)
-        self._pipelines.prepare(
+        keys = [
             (each.shader, each.constants) for variant in variants for each in specialized(variant, chosen[0], False, 1)
-        )
+        ]
+        self._pipelines.prepare(keys)
         with ExitStack() as opened:
-            runs = {variant: self._prepared(variant, chosen, rows, flush, opened) for variant in variants}
-            self._wake(runs[variants[0]])
+            prepared = partial(self._prepared, matrices=chosen, rows=rows, flush=flush, opened=opened)
+            runs = {variants[0]: prepared(variants[0])}
+            self._keep_awake(runs[variants[0]], keys)
+            runs = {variant: runs.get(variant) or prepared(variant) for variant in variants}
             times = {variant: [_first(run)] for variant, run in runs.items()}
             best = min(first for (first,) in times.values())
             left = [variant for variant, (first,) in times.items() if first <= _HOPELESS * best]
             for _ in range(min(_RUNS - 1, int(_LONG * _RUNS / best))):
                 for variant in left:
                     times[variant].append(runs[variant]())
+        self._busy_until = time.perf_counter()
         return {variant: median(each) / len(chosen) for variant, each in times.items()}
 
     def _taken(self, buffer: Buffer) -> View:
         self._buffers.append(buffer)
         return buffer.all()
 
-    def _wake(self, run: Callable[[], float]) -> None:
-        end = time.perf_counter() + (0 if self._awake else _WAKING)
-        while time.perf_counter() < end:
+    def _keep_awake(self, run: Callable[[], float], keys: Sequence[PipelineKey]) -> None:
+        """Runs something until the GPU's clock is high and pipelines are made."""
+        now = time.perf_counter()
+        sleepy = self._context.gpu.type != "cpu" and now > self._busy_until + _DOZING
+        end = now + (_WAKING if sleepy else 0)
+        while time.perf_counter() < end or not self._pipelines.ready(keys):
             run()
-        self._awake = True
 
     def _set_rows(self, rows: int) -> None:
         """As step.glsl reads a batch: rows and samples."""

@@ -170,9 +170,16 @@ class Tuner:
             )
             try:
                 done = 0
+                by_extent: dict[Extent, list[Matrix]] = {need.extent: [] for need in needs}
+                for matrix in matrices:
+                    by_extent.get(extent_of(matrix), []).append(matrix)
+
+                def bytes_of(each: tuple[Need, list[int]]) -> int:
+                    return sum(matrix.bytes for matrix in by_extent[each[0].extent])
+
                 # Those that steps spend most of their time on come first.
-                for need, buckets in sorted(missing, key=lambda each: _weight(each[0]), reverse=True):
-                    mine = [matrix for matrix in matrices if extent_of(matrix) == need.extent]
+                for need, buckets in sorted(missing, key=bytes_of, reverse=True):
+                    mine = by_extent[need.extent]
                     choices = self._choices(need, buckets, end, partial(timer.race, mine, matrices))
                     self._note(need, choices)
                     done += len(choices)
@@ -192,10 +199,12 @@ class Tuner:
         """By bucket: of those that were begun before the time was up. raced: seconds of variants for some rows."""
         extent, abilities = need.extent, self.kernels.abilities
 
+        def extra(bucket: int, variant: Variant) -> float:
+            return _FUSING if variant.shader not in FEW and self._usual(need, bucket).shader in FEW else 0.0
+
         def race(bucket: int, variants: Sequence[Variant]) -> dict[Variant, float]:
             times = raced(need.measured(bucket), variants)
-            fuses = self._usual(need, bucket).shader in FEW
-            return {each: taken + _FUSING * (fuses and each.shader not in FEW) for each, taken in times.items()}
+            return {each: taken + extra(bucket, each) for each, taken in times.items()}
 
         def searched(bucket: int) -> dict[Variant, float]:
             splits = need.splits(bucket)
@@ -226,7 +235,7 @@ class Tuner:
                 again = [best[bucket]] if bucket in best else []
                 known |= race(bucket, [*again, *new])
         chosen = {bucket: choose(times, self._usual(need, bucket)) for bucket, times in tried.items()}
-        fitting = monotone({bucket: (variant, tried[bucket][variant]) for bucket, variant in chosen.items()})
+        fitting = monotone({bucket: (variant, tried[bucket][variant]) for bucket, variant in chosen.items()}, extra)
         return {
             bucket: Choice(
                 extent.type.name,
@@ -287,7 +296,3 @@ def _beside(bucket: int, anchors: Sequence[int]) -> list[int]:
 
 def _result_words(need: Need) -> int:
     return max(need.measured(bucket) * need.extent.outputs * need.splits(bucket) for bucket in need.buckets)
-
-
-def _weight(need: Need) -> int:
-    return need.extent.outputs * need.extent.columns

@@ -176,28 +176,26 @@ def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
         and variant.lanes <= INVOCATIONS
         and tile.rows * tile.outputs <= _MATRIX_SUMS * variant.lanes
         and (tile.rows // rows) * (tile.outputs // outputs) <= _MATRICES
-        and (tile.ahead == 1 if floats else _bytes_fit(variant, tile, m * n, extent.type))
+        and (tile.ahead == 1 if floats else _bytes_fit(variant, tile, extent.type))
         and _shared_bytes(tile, m * n, extent.type, floats) <= abilities.shared_memory
     )
 
 
-def _bytes_fit(variant: Variant, tile: MatrixTile, size: int, type: TensorType) -> bool:
-    """What product_matrix_int8.comp asks for beside: registers for what is ahead, room for results in place of weights.
-    size: elements of one matrix of results.
-    """
+def _bytes_fit(variant: Variant, tile: MatrixTile, type: TensorType) -> bool:
+    """What product_matrix_int8.comp asks for beside: registers for what is ahead."""
     blocks = tile.part // 32
     weights, rows = (-(-count * blocks // variant.lanes) for count in (tile.outputs, tile.rows))
-    words = tile.ahead * (weights * (14 if type is TensorType.Q8_0 else 10) + rows * 10)
-    room = 4 * tile.outputs * (tile.part // 8 + 2)
-    return words <= _ON_THEIR_WAY and tile.subgroups * size <= room
+    return tile.ahead * (weights * (14 if type is TensorType.Q8_0 else 10) + rows * 10) <= _ON_THEIR_WAY
 
 
 def _shared_bytes(tile: MatrixTile, size: int, type: TensorType, floats: bool) -> int:
-    """Of a workgroup."""
+    """Of a workgroup. size: elements of one matrix of results."""
     if floats:
         return 8 * (tile.outputs + tile.rows) * (tile.part // 4 + 2) + 4 * tile.rows + 4 * tile.subgroups * size
     factors = (2 if type in _MINIMA else 1) * (tile.part // 32)
-    return 2 * (tile.outputs + tile.rows) * (8 * (tile.part // 8 + 2) + 4 * factors)
+    row = 8 * (tile.part // 8 + 2)
+    weights = max(tile.outputs * row, 4 * tile.subgroups * size)
+    return weights + tile.rows * row + 4 * factors * (tile.outputs + tile.rows)
 
 
 def neighbours(
@@ -232,7 +230,7 @@ def _matrix_axes(variant: Variant, abilities: Abilities) -> Iterator[list[Varian
     yield [other(resized(tile, outputs=outputs, part=part)) for outputs in sizes for part in sizes]
     yield [other(resized(tile, subgroups=count, above=above)) for count in (2, 4, 8) for above in (1, 2, 4)]
     yield [other(resized(tile, rows=rows)) for rows in (8, 16, 32, 64, 128)]
-    yield [other(resized(tile, ahead=ahead)) for ahead in (1, 2, 4)]
+    yield [other(resized(tile, ahead=ahead)) for ahead in (1, 2, 3, 4)]
     shapes = abilities.matrix_shapes if shader == FLOATS else abilities.byte_shapes
     yield [with_matrices(shader, each, tile, abilities.subgroup, variant.splits) for each in shapes]
 

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
-from cffi import FFI
-
+from tandem.devices.vulkan.binding import declarations
 from tandem.devices.vulkan.binding.constants import INCOMPLETE, RESULTS, SUCCESS, SType
 from tandem.errors import DeviceError
 
 _LIBRARY = "libvulkan.so.1"
-_HEADERS = ("base.h", "instance.h", "device.h", "pipeline.h", "commands.h", "queries.h", "debug.h")
-
-
-def _ffi() -> FFI:
-    ffi = FFI()
-    folder = Path(__file__).parent / "headers"
-    for name in _HEADERS:
-        ffi.cdef((folder / name).read_text(encoding="utf-8"))
-    return ffi
-
 
 # cffi is untyped: handles, structs and functions are Any from here on.
-ffi: Any = _ffi()
+ffi: Any = declarations.ffi
 NULL: Any = ffi.NULL
 T = TypeVar("T")
 _loaded: Any = None

@@ -23,7 +23,7 @@ void add_blocks(
             float scale = uintBitsToFloat(q8[at]);
             ivec2 totals = halves(q8[at + 1]);
             [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
-                float value = block_value(dot_quad(low[o], x_low), dot_quad(high[o], x_high), factors[o], totals);
+                float value = block_value(low[o], high[o], x_low, x_high, factors[o], totals);
                 sums[o][r] = fma(scale, value, sums[o][r]);
             }
         }

@@ -1,7 +1,7 @@
 // y = W x for quantized W and 8-bit x, with cooperative matrices of bytes: the dot of a block of 32 is exact in int32, and
 // is scaled and added in float32, block after block. The subgroups of a workgroup make ROWS x OUTPUTS of y, and take PART
-// elements of the sum at a time through shared memory, which holds two such parts, while the next AHEAD are on their way. A
-// sum may be cut into splits, each with a result of its own.
+// elements of the sum at a time through shared memory, while the next AHEAD parts are on their way. A sum may be cut into
+// splits, each with a result of its own.
 #version 460
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
@@ -12,6 +12,7 @@
 #include "step.glsl"
 #include "weights.glsl"
 #include "math.glsl"
+#include "counted.glsl"
 #include "product_push.glsl"
 
 // The driver's matrix shape: [M outputs, K] times [K, N rows].
@@ -39,11 +40,13 @@ const uint W_QUADS = TYPE == Q8_0 ? 2 : 1;
 const bool HAS_MINIMUM = TYPE == Q4_1 || TYPE == Q5_1 || TYPE == Q4_K || TYPE == Q5_K;
 const uint MINIMA = HAS_MINIMUM ? 1 : 0;
 
-shared uvec2 w_tile[2 * OUTPUTS * STRIDE];
-shared uvec2 x_tile[2 * ROWS * STRIDE];
+// Results are handed around where the weights were.
+const uint WEIGHTS = OUTPUTS * STRIDE, RESULTS = SUBGROUPS * M * N / 2;
+shared uvec2 w_tile[WEIGHTS > RESULTS ? WEIGHTS : RESULTS];
+shared uvec2 x_tile[ROWS * STRIDE];
 // Factors by block, of outputs and of rows; then minima, and what they multiply.
-shared float w_factors[2 * (1 + MINIMA) * BLOCKS * OUTPUTS];
-shared float x_factors[2 * (1 + MINIMA) * BLOCKS * ROWS];
+shared float w_factors[(1 + MINIMA) * BLOCKS * OUTPUTS];
+shared float x_factors[(1 + MINIMA) * BLOCKS * ROWS];
 
 // A block's quants as signed bytes: of elements 0..15 and 16..31; times a power of two that `signed_scale` takes back.
 void signed_bytes_of(uvec4 first, uvec4 second, uvec2 bits, out uvec4 low, out uvec4 high) {
@@ -91,31 +94,31 @@ void bring(uint turn, uint first, uint end, uvec2 corner, uint count) {
 }
 
 // Puts what came where all can read it.
-void place(uint turn, uint first, uint end, uint tile) {
+void place(uint turn, uint first, uint end) {
     [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
         uint item = w_item(e), from = turn * W_EACH + e, which = item % OUTPUTS, part = item / OUTPUTS, block = first + part;
         if (item >= OUTPUTS * BLOCKS) break;
         uvec4 low, high;
         signed_bytes_of(w_quads[from * W_QUADS], w_quads[from * W_QUADS + W_QUADS - 1], w_high[from], low, high);
-        uint at = (tile * OUTPUTS + which) * STRIDE + part * 4;
+        uint at = which * STRIDE + part * 4;
         w_tile[at] = low.xy;
         w_tile[at + 1] = low.zw;
         w_tile[at + 2] = high.xy;
         w_tile[at + 3] = high.zw;
         vec2 factors = block < end ? factors_of(w_scales[from], block).xy : vec2(0);
-        uint factor = (tile * (1 + MINIMA) * BLOCKS + part) * OUTPUTS + which;
+        uint factor = part * OUTPUTS + which;
         w_factors[factor] = factors.x * SIGNED_SCALE;
         if (HAS_MINIMUM) w_factors[factor + BLOCKS * OUTPUTS] = factors.y;
     }
     [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
         uint item = x_item(e), from = turn * X_EACH + e, row = item / BLOCKS, part = item % BLOCKS;
         if (item >= ROWS * BLOCKS) break;
-        uint at = (tile * ROWS + row) * STRIDE + part * 4;
+        uint at = row * STRIDE + part * 4;
         [[unroll]] for (uint i = 0; i < 2; ++i) {
             x_tile[at + 2 * i] = x_quads[from * 2 + i].xy;
             x_tile[at + 2 * i + 1] = x_quads[from * 2 + i].zw;
         }
-        uint factor = (tile * (1 + MINIMA) * BLOCKS + part) * ROWS + row;
+        uint factor = part * ROWS + row;
         float scale = uintBitsToFloat(x_scale[from].x);
         x_factors[factor] = scale;
         if (HAS_MINIMUM) {
@@ -141,28 +144,26 @@ void main() {
 
     [[unroll]] for (uint turn = 0; turn < AHEAD; ++turn)
         if (begin + turn * BLOCKS < end) bring(turn, begin + turn * BLOCKS, end, corner, count);
-    uint tile = 0;
     for (uint first = begin; first < end; first += AHEAD * BLOCKS) {
         [[unroll]] for (uint turn = 0; turn < AHEAD; ++turn) {
             uint now = first + turn * BLOCKS, next = now + AHEAD * BLOCKS;
             if (now >= end) break;
-            place(turn, now, end, tile);
+            place(turn, now, end);
             barrier();
             if (next < end) bring(turn, next, end, corner, count);
             [[unroll]] for (uint part = 0; part < BLOCKS; ++part) {
-                uint factors = tile * (1 + MINIMA) * BLOCKS + part;
                 coopmat<int8_t, gl_ScopeSubgroup, K, N, gl_MatrixUseB> b[ROW_TILES * (32 / K)];
                 coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> row_factor[ROW_TILES];
                 coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> row_total[ROW_TILES];
                 [[unroll]] for (uint r = 0; r < ROW_TILES; ++r) {
                     uint row = row_part + r * N;
                     [[unroll]] for (uint k = 0; k < 32 / K; ++k)
-                        coopMatLoad(b[r * (32 / K) + k], x_tile, (tile * ROWS + row) * STRIDE + part * 4 + k * K / 8, STRIDE,
+                        coopMatLoad(b[r * (32 / K) + k], x_tile, row * STRIDE + part * 4 + k * K / 8, STRIDE,
                                     gl_CooperativeMatrixLayoutColumnMajor);
                     // The same factors for each output: all rows of the matrix lie on one another.
-                    coopMatLoad(row_factor[r], x_factors, factors * ROWS + row, 0, gl_CooperativeMatrixLayoutRowMajor);
+                    coopMatLoad(row_factor[r], x_factors, part * ROWS + row, 0, gl_CooperativeMatrixLayoutRowMajor);
                     if (HAS_MINIMUM)
-                        coopMatLoad(row_total[r], x_factors, (factors + BLOCKS) * ROWS + row, 0, gl_CooperativeMatrixLayoutRowMajor);
+                        coopMatLoad(row_total[r], x_factors, (part + BLOCKS) * ROWS + row, 0, gl_CooperativeMatrixLayoutRowMajor);
                 }
                 [[unroll]] for (uint o = 0; o < OUTPUT_TILES; ++o) {
                     uint which = output_part + o * M;
@@ -170,28 +171,27 @@ void main() {
                     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> factor;
                     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> minimum;
                     [[unroll]] for (uint k = 0; k < 32 / K; ++k)
-                        coopMatLoad(a[k], w_tile, (tile * OUTPUTS + which) * STRIDE + part * 4 + k * K / 8, STRIDE,
+                        coopMatLoad(a[k], w_tile, which * STRIDE + part * 4 + k * K / 8, STRIDE,
                                     gl_CooperativeMatrixLayoutRowMajor);
-                    coopMatLoad(factor, w_factors, factors * OUTPUTS + which, 0, gl_CooperativeMatrixLayoutColumnMajor);
+                    coopMatLoad(factor, w_factors, part * OUTPUTS + which, 0, gl_CooperativeMatrixLayoutColumnMajor);
                     if (HAS_MINIMUM)
-                        coopMatLoad(minimum, w_factors, (factors + BLOCKS) * OUTPUTS + which, 0, gl_CooperativeMatrixLayoutColumnMajor);
+                        coopMatLoad(minimum, w_factors, (part + BLOCKS) * OUTPUTS + which, 0, gl_CooperativeMatrixLayoutColumnMajor);
                     [[unroll]] for (uint r = 0; r < ROW_TILES; ++r) {
                         coopmat<int, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> dots =
-                            coopmat<int, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0);
+                            coopmat<int, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(COUNTER);
                         [[unroll]] for (uint k = 0; k < 32 / K; ++k) dots = coopMatMulAdd(a[k], b[r * (32 / K) + k], dots);
                         uint i = r * OUTPUT_TILES + o;
                         [[unroll]] for (uint e = 0; e < dots.length(); ++e) {
-                            sums[i][e] = fma(float(dots[e]), factor[e] * row_factor[r][e], sums[i][e]);
+                            sums[i][e] = fma(counted(dots[e]), factor[e] * row_factor[r][e], sums[i][e]);
                             if (HAS_MINIMUM) sums[i][e] = fma(minimum[e], row_total[r][e], sums[i][e]);
                         }
                     }
                 }
             }
-            tile = 1 - tile;
+            barrier();
         }
     }
-    barrier();
-    // Each subgroup hands its own tiles around, where the weights were.
+    // Each subgroup hands its own tiles around.
     uint scratch = gl_SubgroupID * M * N;
     [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
         subgroupBarrier();

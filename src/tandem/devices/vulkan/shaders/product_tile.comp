@@ -20,7 +20,7 @@ const uint TILE = 64, SIDE = 16, EACH = TILE / SIDE, STEP = 2, ITEMS = TILE * ST
 shared uvec4 w_bytes[2 * ITEMS];
 shared vec4 w_factors[ITEMS];
 shared uvec4 x_bytes[2 * ITEMS];
-shared vec4 x_factors[ITEMS];  // scale, sums
+shared uvec2 x_factors[ITEMS];  // scale, sums: as they lie in the rows
 
 void main() {
     uint lane = gl_LocalInvocationID.x;
@@ -35,6 +35,7 @@ void main() {
     uint x_row = min(corner.x + at_row, count - 1) * x_stride;
     uvec4 low = uvec4(0), high = uvec4(0);
     vec4 factors = vec4(0);
+    uvec2 x_factor = uvec2(0);
     float sums[EACH][EACH];
     [[unroll]] for (uint o = 0; o < EACH; ++o)
         [[unroll]] for (uint r = 0; r < EACH; ++r) sums[o][r] = 0;
@@ -50,7 +51,7 @@ void main() {
             } else {
                 x_bytes[place] = low;
                 x_bytes[ITEMS + place] = high;
-                x_factors[place] = factors;
+                x_factors[place] = x_factor;
             }
             barrier();
         }
@@ -63,28 +64,31 @@ void main() {
                 uint at = x_row + blocks * 8 + block * 2;
                 low = q4[x_row / 4 + block * 2];
                 high = q4[x_row / 4 + block * 2 + 1];
-                factors = vec4(uintBitsToFloat(q[at]), halves(q[at + 1]), 0);
+                x_factor = uvec2(q[at], q[at + 1]);
             }
         } else {
             factors = vec4(0);
+            x_factor = uvec2(0);
         }
         if (first == 0) continue;
         [[unroll]] for (uint b = 0; b < STEP; ++b) {
             uvec4 x_low[EACH], x_high[EACH];
-            vec4 x_factor[EACH];
+            float x_scales[EACH];
+            ivec2 x_totals[EACH];
             [[unroll]] for (uint r = 0; r < EACH; ++r) {
                 uint at = b * TILE + r0 + r * SIDE;
                 x_low[r] = x_bytes[at];
                 x_high[r] = x_bytes[ITEMS + at];
-                x_factor[r] = x_factors[at];
+                x_scales[r] = uintBitsToFloat(x_factors[at].x);
+                x_totals[r] = halves(x_factors[at].y);
             }
             [[unroll]] for (uint o = 0; o < EACH; ++o) {
                 uint at = b * TILE + o0 + o * SIDE;
                 uvec4 w_low = w_bytes[at], w_high = w_bytes[ITEMS + at];
                 vec4 w_factor = w_factors[at];
                 [[unroll]] for (uint r = 0; r < EACH; ++r) {
-                    int d0 = dot_quad(w_low, x_low[r]), d1 = dot_quad(w_high, x_high[r]);
-                    sums[o][r] = fma(x_factor[r].x, block_value(d0, d1, w_factor, ivec2(x_factor[r].yz)), sums[o][r]);
+                    float value = block_value(w_low, w_high, x_low[r], x_high[r], w_factor, x_totals[r]);
+                    sums[o][r] = fma(x_scales[r], value, sums[o][r]);
                 }
             }
         }
