@@ -31,12 +31,17 @@ template <WeightType T>
 inline constexpr int kTileVectors = 2;
 #endif
 
-// One activation row takes group after group: that is bound by memory, which one long stream of addresses
-// feeds best.
+// One or two activation rows take group after group: that is bound by memory, which one long stream of
+// addresses feeds best.
+inline constexpr int kStreamRows = 2;
 template <WeightType T>
 constexpr int tile_vectors(int rows) {
-    return rows == 1 ? kGroupVectors : kTileVectors<T>;
+    return rows <= kStreamRows ? kGroupVectors : kTileVectors<T>;
 }
+
+// Processors follow such a stream, and two of Q8_0's long blocks, better without our fetching ahead.
+template <WeightType T>
+inline constexpr int kUnfetchedRows = T == WeightType::kQ8_0 ? 4 : kStreamRows;
 
 // Several row tiles share a run of columns: long enough that taking up and leaving accumulators hardly shows,
 // short enough that its weights and activations stay in the L2 cache.
@@ -309,7 +314,7 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
         Prefetch ahead{run_start<T>(*p.w, v, first_block) + kAhead,
                        group_bytes,
                        0,
-                       p.rows == 1 ? 0 : 1,
+                       p.rows <= kUnfetchedRows<T> ? 0 : 1,
                        group_bytes / kBytes - first_block - kAhead / kBytes,
                        (groups_of(step) - 1) * group_bytes};
         if (tiles.count > 1) {
