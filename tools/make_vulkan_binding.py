@@ -15,7 +15,9 @@ from cffi import FFI
 
 BINDING = Path(__file__).resolve().parent.parent / "src" / "tandem" / "devices" / "vulkan" / "binding"
 MODULE = "tandem.devices.vulkan.binding.declarations"
-HEADERS = ("base.h", "instance.h", "device.h", "pipeline.h", "commands.h", "queries.h", "debug.h")
+HEADERS = (
+    "base.h", "instance.h", "device.h", "pipeline.h", "commands.h", "queries.h", "debug.h", "executables.h",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -51,23 +51,6 @@ CEILING = 96
 WIDE = re.compile(r"(buffer|global)_load_(b128|dwordx4)$")
 NARROW = re.compile(r"(buffer|global)_load_(u8|i8|u16|i16|ubyte|sbyte|ushort|sshort|short|d16)")
 
-ffi.cdef("""
-typedef struct { int32_t sType; void* pNext; VkBool32 pipelineExecutableInfo; } ExecutableFeatures;
-typedef struct { int32_t sType; void* pNext; VkPipeline pipeline; } PipelineInfo;
-typedef struct {
-    int32_t sType; void* pNext; VkFlags stages; char name[256]; char description[256]; uint32_t subgroupSize;
-} ExecutableProperties;
-typedef struct { int32_t sType; void* pNext; VkPipeline pipeline; uint32_t executableIndex; } ExecutableInfo;
-typedef struct {
-    int32_t sType; void* pNext; char name[256]; char description[256]; int32_t format;
-    union { uint64_t u64; double f64; };
-} ExecutableStatistic;
-typedef struct {
-    int32_t sType; void* pNext; char name[256]; char description[256]; VkBool32 isText; size_t dataSize; void* pData;
-} ExecutableRepresentation;
-typedef VkResult (*GetStatistics)(VkDevice, const ExecutableInfo*, uint32_t*, ExecutableStatistic*);
-typedef VkResult (*GetRepresentations)(VkDevice, const ExecutableInfo*, uint32_t*, ExecutableRepresentation*);
-""")
 FEATURES, PIPELINE_INFO, EXECUTABLE_INFO, STATISTIC, REPRESENTATION = (
     1000269000, 1000269001, 1000269003, 1000269004, 1000269005
 )  # fmt: skip
@@ -209,7 +192,7 @@ class Compiler:
         main = ffi.new("char[]", b"main")
         stage = struct(
             "VkPipelineShaderStageCreateInfo",
-            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if shader.startswith("product_matrix") else 0,
+            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if Path(shader).name.startswith("product_matrix") else 0,
             stage=vk.SHADER_STAGE_COMPUTE,
             module=module,
             pName=main,
