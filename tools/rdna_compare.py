@@ -83,7 +83,7 @@ for each `v_dot4` or `v_wmma`, without either for each `v_fma` or its like: what
 beside the multiplying. *Inverse throughput* and *latency*: the compiler's estimates in cycles; loops count by its own
 guess, and llama.cpp unrolls by far more than we do, so they do not compare the two.
 
-| type, kernel | whose | VGPRs | waves | spills | code | loads, wide | dots | wmma | each | inverse throughput | latency |
+| type, kernel | whose | VGPRs | waves | spills | code | loads, wide | dots | wmma | each | inv. throughput | latency |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
 TYPES = ("Q4_0", "Q8_0", "Q4_K")
 
