@@ -1,10 +1,16 @@
-"""What compare_engines.py found: medians and ratios by cell, what is demanded of them, and tables."""
+"""What compare_engines.py found: medians and ratios by cell, what is demanded of them, and tables.
+
+python benchmarks/report.py benchmarks/results/compare-engines-*.json    # the table of docs/comparison.md
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engines import Work
@@ -220,3 +226,7 @@ def _types(results: Sequence[dict[str, Any]]) -> Iterable[str]:
                 ratio = entry["engines"][OURS]["median"] / other["cells"][cell]["engines"][OURS]["median"]
                 name = model["name"].removeprefix("synthetic-")
                 yield f"| {name} | {model['type']} | {cell} | {ratio:.2f} | {least} | {aim} |"
+
+
+if __name__ == "__main__":
+    print(markdown([json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]))
