@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from served import Server
@@ -101,7 +102,10 @@ def test_other_names_are_refused(server: Server) -> None:
 
 def test_log_lines_are_json(server: Server) -> None:
     server.post("/v1/completions", {"prompt": "A secret tale", "max_tokens": 2}, **{"x-request-id": "for-the-log"})
-    lines = [json.loads(line) for line in list(server.log)]
-    (line,) = [line for line in lines if line.get("request_id") == "for-the-log"]
+    # The line is written when the answer is out.
+    deadline = time.monotonic() + 10
+    while not (found := [line for line in list(server.log) if "for-the-log" in line]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (line,) = [json.loads(line) for line in found]
     assert line["status"] == 200 and line["completion_tokens"] == 2 and line["model"] == "tandem-stories-22m"
     assert not any("secret" in line for line in server.log)
