@@ -50,6 +50,11 @@ class MemorySpace:
     host_mapped: bool
 
 
+# A GPU that was idle for seconds needs so many seconds of work until it runs at its full clock: whoever measures one
+# keeps it busy first.
+WAKING_SECONDS = 0.4
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """What a device is. Rates are None until a profile has measured them; they are never guessed.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tandem._native import Timeline
-from tandem.devices.base import Device, Event, KVGroupSpec, StepBuffers
+from tandem.devices.base import WAKING_SECONDS, Device, Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.candidates import CandidateBuffers, candidate_shapes
 from tandem.devices.segment import Loadable
@@ -24,8 +24,6 @@ from tandem.pipeline.profile import block_without_layer
 _POOL_BYTES = 256 << 20
 _MOST_SAMPLES = 64
 _MOST_QUEUED = 16
-# A GPU that was idle needs so many seconds of work until it runs at its full clock.
-_WAKING = 0.4
 _ONE = int(np.float32(1).view(np.int32))
 
 
@@ -168,7 +166,7 @@ class BlockRig:
             pool.copy_page(0, page)
 
     def _wake(self) -> None:
-        batch, end = self.batch(1, 1, 1), time.perf_counter() + _WAKING
+        batch, end = self.batch(1, 1, 1), time.perf_counter() + WAKING_SECONDS
         while time.perf_counter() < end:
             self.queued_seconds(batch, 4, Patience(0.0, 0.0))
 

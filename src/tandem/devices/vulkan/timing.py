@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from tandem.devices.base import WAKING_SECONDS
 from tandem.devices.vulkan.context import Context
 from tandem.devices.vulkan.dispatch import LANES, Dispatch, Grid, Use, grids, push
 from tandem.devices.vulkan.kept import PipelineKey
@@ -34,8 +35,8 @@ _HOPELESS = 1.25
 _RUNS = 5
 # A run of so many seconds needs no other to be believed, nor one before it.
 _LONG = 1e-3
-# A GPU that was idle for longer than the second needs the first until it runs at its full clock, in seconds.
-_WAKING, _DOZING = 0.4, 0.1
+# A GPU that was idle for so many seconds is woken.
+_DOZING = 0.1
 
 
 class ProductTimer:
@@ -108,7 +109,7 @@ class ProductTimer:
         """Runs something until the GPU's clock is high and pipelines are made."""
         now = time.perf_counter()
         sleepy = self._context.gpu.type != "cpu" and now > self._busy_until + _DOZING
-        end = now + (_WAKING if sleepy else 0)
+        end = now + (WAKING_SECONDS if sleepy else 0)
         while time.perf_counter() < end or not self._pipelines.ready(keys):
             run()
 
