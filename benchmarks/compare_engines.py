@@ -8,7 +8,8 @@ Every turn is a fresh process (llama.cpp's programs: one for prefill, one for de
 turns around every round. Prefill is one prompt of random tokens; decode is B sequences with prompts of --prompt-tokens
 that get --new-tokens each. llama.cpp's tools do not sample; the figures of Tandem and OpenVINO include sampling, those
 of Tandem the whole engine. Before each round and after the last the machine's ceilings are measured. --long measures
-decode of 8 sequences at a long context instead.
+decode of 8 sequences at a long context instead; there llama.cpp and Tandem compute one prompt and copy what it left,
+OpenVINO computes all, and ik_llama.cpp, whose cache is one for all sequences, is left out.
 
 The result is written after every turn; the same command with --resume goes on where it stopped. What is not given, not
 there or refuses the model is left out, and the output says so. --table prints results as markdown, with what is
@@ -97,7 +98,9 @@ def sizes_of(text: str) -> tuple[int, ...]:
 
 def work_of(options: argparse.Namespace, cost: CostModel) -> Work:
     if options.long:
-        return Work(options.threads, 0, (LONG_BATCH,), options.long, options.new_tokens, cost.spec.vocab)
+        return Work(
+            options.threads, 0, (LONG_BATCH,), options.long, options.new_tokens, cost.spec.vocab, copied=True
+        )  # fmt: skip
     return Work(
         options.threads, options.prefill, options.batch, options.prompt_tokens, options.new_tokens, cost.spec.vocab,
         options.cold, options.repeats,

@@ -30,7 +30,8 @@ class Work:
 
     batches: sizes to decode. cold: the start too.
 
-    prompt, new: tokens of each decoding sequence, before and measured. vocab: of the model.
+    prompt, new: tokens of each decoding sequence, before and measured. vocab: of the model. copied: of an engine that
+    can, only one of the prompts is computed, and each other sequence has a copy of its keys and values.
     """
 
     threads: int
@@ -41,6 +42,7 @@ class Work:
     vocab: int
     cold: bool = False
     repeats: int = 1
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class LlamaCpp:
     bench = ("-fa", "on")
     batched = ("-fa", "on")
     starts = True
+    one_cache = False
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder or Path()
@@ -103,6 +106,13 @@ class LlamaCpp:
             about = f"build {test['build_number']}, commit {test['build_commit']}"
         if work.batches:
             sizes = ["-npp", str(work.prompt), "-ntg", str(work.new), "-npl", ",".join(map(str, work.batches))]
+            if work.copied:
+                if self.one_cache:
+                    raise EngineError(
+                        "all sequences have one cache here: a prompt that they share would be read once for all of "
+                        "them, and computing each takes too long"
+                    )
+                sizes.append("-pps")
             command = [str(self._folder / "llama-batched-bench"), *common, *self.batched, *sizes]
             found = self.decode_rates([*command, "-c", str(self.context(work))], work)
             if found.keys() != set(work.batches):
@@ -129,6 +139,7 @@ class IkLlamaCpp(LlamaCpp):
     bench = ("-fa", "1", "-rtr", "1")
     batched = ("-fa", "on", "-rtr")
     starts = False
+    one_cache = True
 
     def context(self, work: Work) -> int:
         # One cache for all sequences.
@@ -204,7 +215,7 @@ def measure_tandem(model: Path, work: Work) -> dict[str, Any]:
     rates: dict[str, float] = {}
     overhead: dict[str, float] = {}
     with open_subject(checkpoint, config) as subject:
-        bench = ThroughputBench(subject.engine, workload)
+        bench = ThroughputBench(subject.engine, workload, copied=work.copied)
         if work.prefill:
             bench.measure("prefill", 1, 0)  # warm-up
             spans = [bench.measure("prefill", 1, 0) for _ in range(work.repeats)]

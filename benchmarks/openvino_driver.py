@@ -22,7 +22,9 @@ def main() -> None:
     scheduler.enable_prefix_caching = False
     scheduler.dynamic_split_fuse = False
     positions = max([work["prefill"] or 1, *(batch * (work["prompt"] + work["new"]) for batch in work["batches"])])
-    scheduler.max_num_batched_tokens = max(work["prefill"] or 1, max(work["batches"], default=1) * work["prompt"])
+    # All prompts in one step, or one after another where they are long.
+    together = 1 if work["copied"] else max(work["batches"], default=1)
+    scheduler.max_num_batched_tokens = max(work["prefill"] or 1, together * work["prompt"])
     scheduler.max_num_seqs = max(work["batches"], default=1)
     scheduler.num_kv_blocks = positions // 32 + 4 * scheduler.max_num_seqs + 64
     pipeline = genai.LLMPipeline(
@@ -42,12 +44,13 @@ def main() -> None:
         return seconds, done.perf_metrics.raw_metrics.m_new_token_times
 
     rates = {}
-    run(1, work["prefill"] or work["prompt"], 2)  # warm-up
+    run(1, work["prefill"] or min(work["prompt"], 512), 2)  # warm-up
     if work["prefill"]:
         seconds = [run(1, work["prefill"], 1)[0] for _ in range(work["repeats"])]
         rates["prefill"] = work["prefill"] / statistics.median(seconds)
     for batch in work["batches"]:
-        times = run(batch, work["prompt"], work["new"] + 1)[1]
+        # Steps of prompts come first; the last ones are of all sequences.
+        times = run(batch, work["prompt"], work["new"] + 1)[1][-work["new"] - 1 :]
         rates[f"decode {batch}"] = batch * (len(times) - 1) / (times[-1] - times[0]) * 1e3
     print(json.dumps({"rates": rates, "about": f"openvino-genai {genai.__version__}, KV f16"}))
 
