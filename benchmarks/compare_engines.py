@@ -9,7 +9,7 @@ turns around every round. Prefill is one prompt of random tokens; decode is B se
 that get --new-tokens each. llama.cpp's tools do not sample; the figures of Tandem and OpenVINO include sampling, those
 of Tandem the whole engine. Before each round and after the last the machine's ceilings are measured. --long measures
 decode of 8 sequences at a long context instead; there llama.cpp and Tandem compute one prompt and copy what it left,
-OpenVINO computes all, and ik_llama.cpp, whose cache is one for all sequences, is left out.
+with OpenVINO all share its pages, and ik_llama.cpp, whose cache is one for all sequences, is left out.
 
 The result is written after every turn; the same command with --resume goes on where it stopped. What is not given, not
 there or refuses the model is left out, and the output says so. --table prints results as markdown, with what is

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# Of a step of Tandem, at least.
+ROWS = 512
 PROMPT = "Once upon a time there was a fox who lived at the edge of the forest."
 # A user's installation has its bytecode; a machine that forbids writing it would compile Tandem at each start.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -31,7 +33,7 @@ class Work:
     batches: sizes to decode. cold: the start too.
 
     prompt, new: tokens of each decoding sequence, before and measured. vocab: of the model. copied: of an engine that
-    can, only one of the prompts is computed, and each other sequence has a copy of its keys and values.
+    can, only one prompt is computed, and each other sequence has a copy of its keys and values, or shares them.
     """
 
     threads: int
@@ -206,10 +208,10 @@ def measure_tandem(model: Path, work: Work) -> dict[str, Any]:
     workload = Workload(
         batches=work.batches or (1,),
         depths=(depth,),
-        prompt_tokens=work.prefill or 1,
+        prompt_tokens=work.prefill or ROWS,
         new_tokens=work.new,
         rounds=1,
-        rows=max(512, 2 * max(work.batches, default=1)),
+        rows=max(ROWS, 2 * max(work.batches, default=1)),
     )
     config = workload.engine_config(model_spec(checkpoint), threads=work.threads)
     rates: dict[str, float] = {}

@@ -3,7 +3,8 @@
     python openvino_driver.py MODEL.gguf '{"threads": 2, "prefill": 512, "batches": [1, 8], "prompt": 16, "new": 32}'
 
 Prints one JSON line: rates in tokens per second by cell, and the version. Prompts are random tokens, each is new, and
-the prefix cache is off. Keys and values are float16, which is not OpenVINO's default on a CPU.
+the prefix cache is off; but "copied" sequences share one prompt, whose pages each of them reads. Keys and values are
+float16, which is not OpenVINO's default on a CPU.
 """
 
 import json
@@ -19,10 +20,10 @@ import openvino_genai as genai
 def main() -> None:
     model, work = sys.argv[1], json.loads(sys.argv[2])
     scheduler = genai.SchedulerConfig()
-    scheduler.enable_prefix_caching = False
+    scheduler.enable_prefix_caching = work["copied"]
     scheduler.dynamic_split_fuse = False
     positions = max([work["prefill"] or 1, *(batch * (work["prompt"] + work["new"]) for batch in work["batches"])])
-    # All prompts in one step, or one after another where they are long.
+    # All prompts in one step, but where they are long and the same.
     together = 1 if work["copied"] else max(work["batches"], default=1)
     scheduler.max_num_batched_tokens = max(work["prefill"] or 1, together * work["prompt"])
     scheduler.max_num_seqs = max(work["batches"], default=1)
@@ -31,10 +32,13 @@ def main() -> None:
         model, "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=work["threads"], KV_CACHE_PRECISION="f16"
     )
     draw = np.random.default_rng()
+    shared = draw.integers(0, work["vocab"], size=work["prompt"])
 
     def run(batch: int, prompt: int, new: int) -> tuple[float, list[float]]:
         """Seconds until all is there, and when each step's tokens were, in ms."""
         ids = draw.integers(0, work["vocab"], size=(batch, prompt)).astype(np.int64)
+        if work["copied"] and prompt == work["prompt"]:
+            ids[:] = shared
         config = genai.GenerationConfig(max_new_tokens=new, min_new_tokens=new, ignore_eos=True, do_sample=False)
         start = time.perf_counter()
         done = pipeline.generate(genai.TokenizedInputs(ov.Tensor(ids), ov.Tensor(np.ones_like(ids))), config)
@@ -48,6 +52,8 @@ def main() -> None:
     if work["prefill"]:
         seconds = [run(1, work["prefill"], 1)[0] for _ in range(work["repeats"])]
         rates["prefill"] = work["prefill"] / statistics.median(seconds)
+    if work["copied"]:
+        run(1, work["prompt"], 1)
     for batch in work["batches"]:
         # Steps of prompts come first; the last ones are of all sequences.
         times = run(batch, work["prompt"], work["new"] + 1)[1][-work["new"] - 1 :]
