@@ -105,7 +105,10 @@ class Instance:
     def _listen(self) -> Any:
         @ffi.callback("PFN_vkDebugUtilsMessengerCallbackEXT")  # type: ignore[untyped-decorator]
         def note(_severity: int, _types: int, data: Any, _user: Any) -> int:
-            self.messages.append(text(data.pMessage))
+            said = text(data.pMessage)
+            # What we look up is a device's; a loader that is older than the layers tries an instance's, too.
+            if "which is an instance level function" not in said:
+                self.messages.append(said)
             return 0
 
         self._note = note

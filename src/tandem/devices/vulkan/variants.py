@@ -154,7 +154,6 @@ def _few_rows_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
         and each in (1, 2, 4)
         and each * rows <= _SUMS
         and (quantized or each <= _FLOAT_OUTPUTS)
-        and 4 * variant.lanes * rows <= SHARED_BYTES
     )
 
 

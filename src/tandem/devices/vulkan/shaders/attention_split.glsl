@@ -24,7 +24,7 @@ const uint TILE = 64, TILES = LANES / TILE, SHARE = 4, SHARES = LANES / (TILE / 
 const uint PAIRS = HEAD_DIM / 2, SPANS = (PAIRS + LANES - 1) / LANES, GROUPS = PAIRS < LANES ? LANES / PAIRS : 1;
 const uint HEADS_EACH = (HEADS + GROUPS - 1) / GROUPS;
 // Octets of a key that are loaded at once; values on their way.
-const uint OCTETS = (HEAD_DIM + 7) / 8, AT_ONCE = 4;
+const uint OCTETS = (HEAD_DIM + 7) / 8, AT_ONCE = 8;
 const uint AHEAD = 16;
 
 shared vec4 queries[HEADS * HEAD_DIM / 4];
@@ -70,6 +70,10 @@ layout(push_constant) uniform Push {
 #include "ticket.glsl"
 #include "merge_splits.glsl"
 
+#ifdef TAKES_HEADS
+const uint QUADS_EACH = (HEAD_DIM / 4 + TEAM - 1) / TEAM;
+#endif
+
 float scores[HEADS];
 
 void score(uint i, vec4 k) {
@@ -88,7 +92,6 @@ uint part_at(uint row, uint head, uint split) {
 
 void main() {
     uint lane = gl_LocalInvocationID.x, head0 = gl_WorkGroupID.x * HEADS, row = gl_WorkGroupID.y;
-    if (row >= batch_rows()) return;
     uint kv_head = head0 / (heads / kv.kv_heads), sequence = row_sequence(row);
     uint end = row_position(row), begin = first_seen(end, window);
     uint length = split_length(begin, end), split = begin / length + gl_WorkGroupID.z;
@@ -100,18 +103,28 @@ void main() {
     end = min(end, split * length + length - 1);
 
     uint row0 = row * (heads + 2 * kv.kv_heads) * HEAD_DIM / 4;
+    uint chunk0 = begin / TILE * TILE, page0 = 0;
 #ifdef TAKES_HEADS
     uint position = row_position(row), ready = HEADS + (end == position ? 2 : 0), team_at = lane / TEAM * HEAD_DIM;
+    bring_frequencies(of);
     for (uint first = 0; first < ready; first += LANES / TEAM) {
-        // Queries, then the row's own key and value, in the split that they belong to; some teams may have none.
+        // Queries, then the row's own key and value, in the split that they belong to; some teams may have none. What is
+        // read is asked for at once, and the way to a page, a chain of reads, is gone meanwhile.
         uint item = first + lane / TEAM;
         bool query = item < HEADS, value = item > HEADS;
         uint index = query ? head0 + item : heads + (value ? kv.kv_heads : 0) + kv_head;
-        for (uint i = lane % TEAM; i < HEAD_DIM / 4; i += TEAM) {
-            vec4 four = item < ready ? qkv4[row0 + index * HEAD_DIM / 4 + i] : vec4(0);
-            [[unroll]] for (uint e = 0; e < 4; ++e) HEAD(team_at + 4 * i + e) = biased(of, four[e], index, 4 * i + e);
+        vec4 fours[QUADS_EACH];
+        [[unroll]] for (uint i = 0; i < QUADS_EACH; ++i)
+            fours[i] = qkv4[row0 + index * (HEAD_DIM / 4) + min(i * TEAM + lane % TEAM, HEAD_DIM / 4 - 1)];
+        float norm_weights[SHARE_OF_HEAD];
+        bring_weights(of, query, norm_weights);
+        if (first == 0) page0 = page_of(kv, sequence, clamp(chunk0 + lane, begin, end));
+        [[unroll]] for (uint i = 0; i < QUADS_EACH; ++i) {
+            uint at = 4 * (i * TEAM + lane % TEAM);
+            if (at >= HEAD_DIM) break;
+            [[unroll]] for (uint e = 0; e < 4; ++e) HEAD(team_at + at + e) = biased(of, fours[i][e], index, at + e);
         }
-        norm_and_turn(of, team_at, query, value, position);
+        norm_and_turn(of, team_at, query, value, position, norm_weights);
         if (query) {
             for (uint i = lane % TEAM; i < HEAD_DIM / 4; i += TEAM) {
                 uint from = team_at + 4 * i;
@@ -126,6 +139,7 @@ void main() {
     memoryBarrierBuffer();
 #else
     for (uint i = lane; i < HEADS * HEAD_DIM / 4; i += LANES) queries[i] = qkv4[row0 + head0 * HEAD_DIM / 4 + i];
+    page0 = page_of(kv, sequence, clamp(chunk0 + lane, begin, end));
 #endif
     if (lane < HEADS) carried[lane] = LOWEST;
     float share_best = LOWEST, share_sum = 0;
@@ -136,9 +150,10 @@ void main() {
     uint tile_of_lane = lane / TILE;
     uvec3 to_value = value_offset(kv);
 
-    for (uint chunk = begin / TILE * TILE; chunk <= end; chunk += LANES) {
+    for (uint chunk = chunk0; chunk <= end; chunk += LANES) {
         uint key = chunk + lane, readable = clamp(key, begin, end);
-        uvec3 place = kv_place(kv, page_of(kv, sequence, readable), 0, kv_head, readable);
+        uint page = chunk == chunk0 ? page0 : page_of(kv, sequence, readable);
+        uvec3 place = kv_place(kv, page, 0, kv_head, readable);
         barrier();
         places[lane] = place;
         [[unroll]] for (uint h = 0; h < HEADS; ++h) scores[h] = 0;
@@ -261,11 +276,11 @@ void main() {
     barrier();
     if (!alone && !last_to_come(row * (heads / HEADS) + gl_WorkGroupID.x, splits)) return;
 
-    const uint QUADS = HEADS * HEAD_DIM / 4;
-    for (uint i = 0; i < QUADS; i += LANES) {
+    const uint MADE = HEADS * HEAD_DIM / 4;
+    for (uint i = 0; i < MADE; i += LANES) {
         uint quad = i + lane, h = min(4 * quad / HEAD_DIM, HEADS - 1);
         vec4 values = vec4(0);
-        if (quad < QUADS) {
+        if (quad < MADE) {
             if (alone) {
                 float merged = LOWEST;
                 vec2 factors = merge_factors(merged, carried[h]);
@@ -276,7 +291,7 @@ void main() {
                 values = merged_quad(part_at(row, head0 + h, 0), HEAD_DIM + 2, splits, 4 * quad % HEAD_DIM);
             }
         }
-        uint target = quad < QUADS ? head0 * HEAD_DIM / 4 + quad : 0xffffffffu;
-        store_quad(outputs, row, target, (heads * HEAD_DIM + 31) / 32, values);
+        uint target = quad < MADE ? head0 * HEAD_DIM / 4 + quad : 0xffffffffu;
+        store_quads(outputs, row, target, (heads * HEAD_DIM + 31) / 32, vec4[1](values));
     }
 }

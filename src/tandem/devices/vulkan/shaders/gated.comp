@@ -29,7 +29,6 @@ vec4 load(uint at, uint quad) {
 
 void main() {
     uint row = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x, quad = gl_WorkGroupID.x * LANES + lane;
-    if (row >= batch_rows()) return;
     uint blocks = (width + 31) / 32;
     uint first = row * 2 * width + 4 * quad;
     vec4 gate = load(first, quad), up = load(first + width, quad);
@@ -38,7 +37,7 @@ void main() {
         up += load(split * split_stride + first + width, quad);
     }
     vec4 values = activate(gate, up, gelu != 0);
-    float scale = store_quad(outputs, row, quad, blocks, values);
+    float scale = store_quads(outputs, row, quad, blocks, vec4[1](values));
     if ((outputs & AS_BYTES) == 0) return;
     // LANES quads are the 32 blocks that share a bound.
     float bound = workgroup_max(scale);

@@ -27,17 +27,19 @@ layout(push_constant) uniform Push {
 // LANES is TEAM.
 void main() {
     uint index = gl_WorkGroupID.x, row = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x;
-    if (row >= batch_rows()) return;
     uint at = (row * (heads + 2 * kv.kv_heads) + index) * HEAD_DIM;
     bool query = index < heads, value = index >= heads + kv.kv_heads;
     uint position = row_position(row);
 
+    float norm_weights[SHARE_OF_HEAD];
+    bring_weights(of, query, norm_weights);
+    bring_frequencies(of);
     for (uint i = lane; i < HEAD_DIM; i += LANES) {
         float element = qkv[at + i];
         [[unroll]] for (uint split = 1; split < SPLITS; ++split) element += qkv[split * split_stride + at + i];
         head[i] = biased(of, element, index, i);
     }
-    norm_and_turn(of, 0, query, value, position);
+    norm_and_turn(of, 0, query, value, position, norm_weights);
     if (query)
         for (uint i = lane; i < HEAD_DIM; i += LANES) qkv[at + i] = head[i];
     else

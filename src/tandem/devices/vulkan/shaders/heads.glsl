@@ -13,21 +13,23 @@ struct Heads {
 
 const uint NONE = 0xffffffffu, TEAM = 64;
 
-// As workgroup_sum in a workgroup of TEAM lanes.
+float eight_as_tree(float parts[8]) {
+    return ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
+// As workgroup_sum in a workgroup of TEAM lanes. They meet before the words are written again.
 float team_sum(float value) {
     uint lane = gl_LocalInvocationID.x, member = lane % TEAM;
     TEAM_WORDS(lane) = floatBitsToUint(value);
-    for (uint width = TEAM / 2; width > 0; width /= 2) {
-        barrier();
-        if (member < width) {
-            value += uintBitsToFloat(TEAM_WORDS(lane + width));
-            TEAM_WORDS(lane) = floatBitsToUint(value);
-        }
+    barrier();
+    float parts[8];
+    if (member < 8) {
+        [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane + 8 * i));
+        TEAM_WORDS(lane) = floatBitsToUint(eight_as_tree(parts));
     }
     barrier();
-    float sum = uintBitsToFloat(TEAM_WORDS(lane - member));
-    barrier();
-    return sum;
+    [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane - member + i));
+    return eight_as_tree(parts);
 }
 
 // What the product left of element i of head `index`, biased.
@@ -35,25 +37,46 @@ float biased(Heads of, float element, uint index, uint i) {
     return of.bias_at != NONE ? element + vectors[of.bias_at + index * HEAD_DIM + i] : element;
 }
 
-// All lanes call it when the elements of their team's head stand in HEAD(at) and on; when it returns they are done, for
-// all lanes to see. value: a value's, which has neither norm nor rope; query: a query's; else a key's.
-void norm_and_turn(Heads of, uint at, bool query, bool value, uint position) {
+// What a lane needs of the vectors: asked for together with the elements, as each wait counts.
+const uint SHARE_OF_HEAD = (HEAD_DIM + TEAM - 1) / TEAM, FREQUENCIES = (HEAD_DIM / 2 + TEAM - 1) / TEAM;
+float frequencies[FREQUENCIES];
+
+void bring_weights(Heads of, bool query, out float scales[SHARE_OF_HEAD]) {
+    uint member = gl_LocalInvocationID.x % TEAM;
+    [[unroll]] for (uint i = 0; i < HEAD_DIM; i += TEAM)
+        scales[i / TEAM] =
+            of.q_norm_at != NONE ? vectors[(query ? of.q_norm_at : of.k_norm_at) + min(i + member, HEAD_DIM - 1)] : 0.0;
+}
+
+void bring_frequencies(Heads of) {
+    uint member = gl_LocalInvocationID.x % TEAM;
+    if (of.rope_dims != 0)
+        [[unroll]] for (uint i = 0; i < HEAD_DIM / 2; i += TEAM)
+            frequencies[i / TEAM] = vectors[of.frequencies_at + min(i + member, of.rope_dims / 2 - 1)];
+}
+
+// All lanes call it when the elements of their team's head stand in HEAD(at) and on, and their frequencies were
+// brought; when it returns they are done, for all lanes to see. value: a value's, which has neither norm nor rope; query:
+// a query's; else a key's. scales: of the norm.
+void norm_and_turn(Heads of, uint at, bool query, bool value, uint position, float scales[SHARE_OF_HEAD]) {
     uint member = gl_LocalInvocationID.x % TEAM;
     barrier();
     if (of.q_norm_at != NONE) {
         precise float squares = 0;
         for (uint i = member; i < HEAD_DIM; i += TEAM) squares += HEAD(at + i) * HEAD(at + i);
         precise float root = sqrt(team_sum(squares) / float(HEAD_DIM) + (query ? of.q_eps : of.k_eps));
-        uint weight_at = query ? of.q_norm_at : of.k_norm_at;
         if (!value)
-            for (uint i = member; i < HEAD_DIM; i += TEAM) HEAD(at + i) = HEAD(at + i) / root * vectors[weight_at + i];
+            [[unroll]] for (uint i = 0; i < HEAD_DIM; i += TEAM)
+                if (i + member < HEAD_DIM) HEAD(at + i + member) = HEAD(at + i + member) / root * scales[i / TEAM];
         barrier();
     }
     if (!value) {
         uint half_dims = of.rope_dims / 2;
-        for (uint i = member; i < half_dims; i += TEAM) {
+        [[unroll]] for (uint e = 0; e < FREQUENCIES; ++e) {
+            uint i = e * TEAM + member;
+            if (i >= half_dims) break;
             uint a = at + (of.interleaved != 0 ? 2 * i : i), b = of.interleaved != 0 ? a + 1 : a + half_dims;
-            vec2 turn = cos_sin(float(position) * vectors[of.frequencies_at + i]);
+            vec2 turn = cos_sin(float(position) * frequencies[e]);
             float x = HEAD(a), y = HEAD(b);
             precise float turned_x = x * turn.x - y * turn.y, turned_y = y * turn.x + x * turn.y;
             HEAD(a) = turned_x;

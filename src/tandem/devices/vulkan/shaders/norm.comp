@@ -5,12 +5,15 @@
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "reduce.glsl"
-#include "quantize.glsl"
 
 layout(constant_id = 1) const uint EACH = 1;
 layout(constant_id = 2) const bool WHOLE = true;
 layout(constant_id = 3) const uint COUNT = 0;  // parts; 0: nothing is added
 const uint PARTS = 0;
+const uint AT_MOST_FOUR = EACH < 4 ? EACH : 4;
+#define QUADS AT_MOST_FOUR
+#define ASKS_EARLY
+#include "quantize.glsl"
 
 layout(set = 0, binding = 1) buffer Hidden { float hidden[]; };
 layout(set = 0, binding = 1) buffer Hidden4 { vec4 hidden4[]; };
@@ -30,6 +33,5 @@ layout(push_constant) uniform Push {
 
 void main() {
     uint index = gl_WorkGroupID.y;
-    if (index >= (sampled != 0 ? batch_samples() : batch_rows())) return;
     norm_row(sampled != 0 ? sample_row(index) : index, index);
 }

@@ -29,7 +29,12 @@ void norm_row(uint row, uint index) {
     uint blocks = (norm.width + 31) / 32, first = row * norm.width;
 
     precise vec4 values[EACH];
+    vec4 scales[EACH];
     [[unroll]] for (uint i = 0; i < EACH; ++i) values[i] = load_hidden(first, i * LANES + lane);
+#ifdef ASKS_EARLY
+    if (norm.weight_at != NONE)
+        [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(norm.weight_at, i * LANES + lane);
+#endif
     if (COUNT != 0) {
         precise vec4 added[EACH];
         [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = load_parts(PARTS + first, i * LANES + lane);
@@ -39,12 +44,12 @@ void norm_row(uint row, uint index) {
         if (norm.bias_at != NONE)
             [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] += load_vectors(norm.bias_at, i * LANES + lane);
         if (norm.post_norm_at != NONE) {
-            vec4 scales[EACH];
-            [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_vectors(norm.post_norm_at, i * LANES + lane);
+            vec4 post_scales[EACH];
+            [[unroll]] for (uint i = 0; i < EACH; ++i) post_scales[i] = load_vectors(norm.post_norm_at, i * LANES + lane);
             precise float squares = 0;
             [[unroll]] for (uint i = 0; i < EACH; ++i) squares += squares_of(added[i]);
             precise float root = sqrt(workgroup_sum(squares) / float(norm.width) + norm.post_eps);
-            [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = added[i] / root * scales[i];
+            [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = added[i] / root * post_scales[i];
         }
         [[unroll]] for (uint i = 0; i < EACH; ++i) {
             values[i] += added[i];
@@ -58,14 +63,19 @@ void norm_row(uint row, uint index) {
     }
     if (norm.weight_at == NONE) return;
 
-    vec4 scales[EACH];
+#ifndef ASKS_EARLY
     [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(norm.weight_at, i * LANES + lane);
+#endif
     precise float squares = 0;
     [[unroll]] for (uint i = 0; i < EACH; ++i) squares += squares_of(values[i]);
     precise float root = sqrt(workgroup_sum(squares) / float(norm.width) + norm.eps);
     float bound = 0;
-    [[unroll]] for (uint i = 0; i < EACH; ++i)
-        bound = max(bound, store_quad(norm.outputs, index, i * LANES + lane, blocks, values[i] / root * scales[i]));
+    [[unroll]] for (uint i = 0; i < EACH; i += QUADS) {
+        vec4 normed[QUADS];
+        [[unroll]] for (uint e = 0; e < QUADS; ++e)
+            normed[e] = i + e < EACH ? values[min(i + e, EACH - 1)] / root * scales[min(i + e, EACH - 1)] : vec4(0);
+        bound = max(bound, store_quads(norm.outputs, index, i * LANES + lane, blocks, normed));
+    }
     if ((norm.outputs & AS_BYTES) == 0) return;
     bound = workgroup_max(bound);
     for (uint i = lane; i < (blocks + 31) / 32; i += LANES) store_bound(index, blocks, i, bound);

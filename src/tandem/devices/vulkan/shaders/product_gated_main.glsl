@@ -29,14 +29,14 @@ void main() {
         }
         float sums[OUTPUTS][ROWS];
         add_blocks(matrix_rows, blocks, 0, count, x_stride, sums);
-        [[unroll]] for (uint o = 0; o < OUTPUTS; ++o)
-            [[unroll]] for (uint at = 0; at < ROWS; at += AT_ONCE) {
-                add_up(sums[o], at);
-                uint index = pass + o * GROUP + output_of_lane();
-                for (uint r = share_of_lane(); r < min(AT_ONCE, ROWS - at); r += SHARE)
-                    made[(at + r) * 2 * BLOCK + index] = sum_of(r);
-                barrier();
+        [[unroll]] for (uint at = 0; at < SUMS; at += AT_ONCE) {
+            add_up(sums, at);
+            for (uint item = lane; item < min(AT_ONCE, SUMS - at) * GROUP; item += LANES) {
+                uint sum = at + item / GROUP, index = pass + sum / ROWS * GROUP + item % GROUP;
+                made[sum % ROWS * 2 * BLOCK + index] = sum_of(item / GROUP, item % GROUP);
             }
+            barrier();
+        }
     }
     // LANES is at least the quads of ROWS blocks.
     uint row = lane / (BLOCK / 4), quad = lane % (BLOCK / 4);
@@ -49,5 +49,5 @@ void main() {
         }
     }
     vec4 values = activate(gate, up, gelu != 0);
-    store_quad(forms, row, inside ? block * (BLOCK / 4) + quad : 0xffffffffu, width / BLOCK, values);
+    store_quads(forms, row, inside ? block * (BLOCK / 4) + quad : 0xffffffffu, width / BLOCK, vec4[1](values));
 }

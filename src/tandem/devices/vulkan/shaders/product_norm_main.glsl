@@ -3,11 +3,11 @@
 #define FLOATS_BINDING 4
 #define BYTES_BINDING 4
 #include "reduce.glsl"
-#include "quantize.glsl"
 
 layout(constant_id = 5) const uint EACH = 1;
 layout(constant_id = 6) const bool WHOLE = true;
 const uint COUNT = 1;
+#include "quantize.glsl"
 
 layout(set = 0, binding = 3) coherent buffer Parts { float parts[]; };
 layout(set = 0, binding = 3) coherent buffer Parts4 { vec4 parts4[]; };
@@ -37,11 +37,11 @@ void main() {
         matrix_rows[o] = row_place(min(index + o * GROUP, norm.width - 1), row_words);
     float sums[OUTPUTS][ROWS];
     add_blocks(matrix_rows, blocks, 0, 1, 0, sums);
-    [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
-        add_up(sums[o], 0);
-        uint made = index + o * GROUP;
-        if (share_of_lane() == 0 && made < norm.width) parts[PARTS + made] = sum_of(0);
-        barrier();
+    // One row and few outputs: all sums at once.
+    add_up(sums, 0);
+    for (uint item = gl_LocalInvocationID.x; item < SUMS * GROUP; item += LANES) {
+        uint made = gl_WorkGroupID.x * GROUP * OUTPUTS + item;
+        if (made < norm.width) parts[PARTS + made] = sum_of(item / GROUP, item % GROUP);
     }
     if (last_to_come(0, gl_NumWorkGroups.x)) norm_row(0, 0);
 }

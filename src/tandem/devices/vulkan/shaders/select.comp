@@ -1,6 +1,7 @@
 // A row's first k places, in two rounds: of each chunk of its logits, then (FINAL) of what the chunks gave, in order.
 // With k of 1 that is a minimum; otherwise the k-th place is found byte by byte by counting (a radix select).
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "sampling.glsl"
@@ -16,6 +17,8 @@ layout(push_constant) uniform Push {
     uint chunk_tokens;
     uint chunks;
 };
+
+const uint AT_ONCE = 8;
 
 shared uvec2 kept[MOST];
 shared uint counts[256];
@@ -59,9 +62,12 @@ void main() {
 
     if (k == 1u) {
         uvec2 first = last;
-        for (uint i = lane; i < count; i += LANES) {
-            uvec2 place = place_at(index, k, mask, i);
-            if (before(place, first)) first = place;
+        // Many are asked for before one is looked at.
+        for (uint i = lane; i < count; i += LANES * AT_ONCE) {
+            uvec2 these[AT_ONCE];
+            [[unroll]] for (uint e = 0; e < AT_ONCE; ++e) these[e] = place_at(index, k, mask, min(i + e * LANES, count - 1));
+            [[unroll]] for (uint e = 0; e < AT_ONCE; ++e)
+                if (before(these[e], first)) first = these[e];
         }
         lowest[lane] = first;
         for (uint width = LANES / 2; width > 0; width /= 2) {

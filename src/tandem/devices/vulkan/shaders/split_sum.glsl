@@ -10,25 +10,38 @@ const uint GROUP = LANES / SHARE;
 uint share_of_lane() { return gl_LocalInvocationID.x / GROUP; }
 uint output_of_lane() { return gl_LocalInvocationID.x % GROUP; }
 
-// Rows that shared memory is for.
-const uint AT_ONCE = ROWS < 1024 / LANES ? ROWS : 1024 / LANES;
+// A lane's sums, and how many of them shared memory is for at once. Of SHARE lanes' parts of a sum, FAN and then LAST are
+// added up by one lane, which takes a barrier each instead of one a level.
+const uint SUMS = OUTPUTS * ROWS, AT_ONCE = SUMS < 2048 / LANES ? SUMS : 2048 / LANES;
+const uint LAST = SHARE < 16 ? 1 : SHARE < 64 ? 4 : 8, FAN = SHARE / LAST;
 
 shared float lane_sums[LANES * AT_ONCE];
 
-// Adds up rows [first, first + AT_ONCE). Then, and until all lanes have met again, `sum_of` has what an output's lanes
-// made together.
-void add_up(float sums[ROWS], uint first) {
-    uint lane = gl_LocalInvocationID.x, part = share_of_lane();
-    [[unroll]] for (uint r = 0; r < AT_ONCE; ++r)
-        if (first + r < ROWS) lane_sums[r * LANES + lane] = sums[first + r];
-    [[unroll]] for (uint width = SHARE / 2; width > 0; width /= 2) {
-        barrier();
-        if (part < width)
-            [[unroll]] for (uint r = 0; r < AT_ONCE; ++r)
-                lane_sums[r * LANES + lane] += lane_sums[r * LANES + lane + width * GROUP];
+// Begins to add up AT_ONCE of the lanes' sums, `first` and on. Then, and until all lanes have met again, `sum_of` has what
+// an output's lanes made together.
+void add_up(float sums[OUTPUTS][ROWS], uint first) {
+    uint lane = gl_LocalInvocationID.x;
+    [[unroll]] for (uint i = 0; i < AT_ONCE; ++i)
+        if (first + i < SUMS) lane_sums[i * LANES + lane] = sums[(first + i) / ROWS][(first + i) % ROWS];
+    barrier();
+    if (LAST == 1) return;
+    for (uint item = lane; item < AT_ONCE * GROUP * LAST; item += LANES) {
+        uint at = item / (GROUP * LAST) * LANES + item % (GROUP * LAST);
+        float parts[FAN];
+        [[unroll]] for (uint i = 0; i < FAN; ++i) parts[i] = lane_sums[at + i * GROUP * LAST];
+        [[unroll]] for (uint width = FAN / 2; width > 0; width /= 2)
+            [[unroll]] for (uint i = 0; i < width; ++i) parts[i] += parts[i + width];
+        lane_sums[at] = parts[0];
     }
     barrier();
 }
 
-// Of the output that this lane has a share in.
-float sum_of(uint r) { return lane_sums[r * LANES + output_of_lane()]; }
+// The i-th of those sums, of one of GROUP outputs.
+float sum_of(uint i, uint group_output) {
+    const uint LEFT = LAST == 1 ? SHARE : LAST;
+    float parts[LEFT];
+    [[unroll]] for (uint e = 0; e < LEFT; ++e) parts[e] = lane_sums[i * LANES + e * GROUP + group_output];
+    [[unroll]] for (uint width = LEFT / 2; width > 0; width /= 2)
+        [[unroll]] for (uint e = 0; e < width; ++e) parts[e] += parts[e + width];
+    return parts[0];
+}
