@@ -31,17 +31,24 @@ template <WeightType T>
 inline constexpr int kTileVectors = 2;
 #endif
 
+// So many rows are still one tile, where it is of one vector.
+template <WeightType T>
+inline constexpr int kMostRows = kTileVectors<T> == 2 && kTileRows<T> == 6 ? 8 : kTileRows<T>;
+
 // One or two activation rows take group after group: that is bound by memory, which one long stream of
 // addresses feeds best.
 inline constexpr int kStreamRows = 2;
 template <WeightType T>
 constexpr int tile_vectors(int rows) {
-    return rows <= kStreamRows ? kGroupVectors : kTileVectors<T>;
+    return rows <= kStreamRows ? kGroupVectors : rows > kTileRows<T> ? 1 : kTileVectors<T>;
 }
 
-// Processors follow such a stream, and two of Q8_0's long blocks, better without our fetching ahead.
+// Processors follow such a stream, and two of Q8_0's long blocks, better without our fetching ahead; but not
+// that of the K-quants, whose panels have long headers.
 template <WeightType T>
-inline constexpr int kUnfetchedRows = T == WeightType::kQ8_0 ? 4 : kStreamRows;
+inline constexpr int kUnfetchedRows = T == WeightType::kQ8_0 ? 4
+                                      : is_k_quant(T)        ? 0
+                                                             : kStreamRows;
 
 // Several row tiles share a run of columns: long enough that taking up and leaving accumulators hardly shows,
 // short enough that its weights and activations stay in the L2 cache.
@@ -325,7 +332,7 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
         for (int t = tile_begin; t < tile_end; ++t) {
             const Tile tile{v, end, tiles.begin(t), first_block, blocks};
             ahead.share = t - tile_begin;
-            with_constant<kTileRows<T>>(tiles.rows(t), [&](auto rows) {
+            with_constant<kMostRows<T>>(tiles.rows(t), [&](auto rows) {
                 quantized_tile<T, tile_vectors<T>(rows()), rows()>(
                     p, tile, x + scales_begin(tiles, t, tile_begin, blocks), ahead);
             });
@@ -335,10 +342,10 @@ inline void quantized_run(const Product& p, const EvenTiles& tiles, int tile_beg
 
 template <WeightType T>
 inline void multiply_quantized(const Product& p) {
-    const EvenTiles tiles(p.rows, kTileRows<T>);
+    const EvenTiles tiles(p.rows, p.rows <= kMostRows<T> ? kMostRows<T> : kTileRows<T>);
     const int64_t all = p.x->columns / kBlockColumns;
     const int run = tiles.count == 1 ? kScaleBlocks : kRunBlocks;
-    RowScales<T> scales[kScaleBlocks * kTileRows<T>];
+    RowScales<T> scales[kScaleBlocks * kMostRows<T>];
     const EvenTiles batches(tiles.count, kTilesAtOnce);
     for (int batch = 0; batch < batches.count; ++batch) {
         const int tile = batches.begin(batch), tile_end = batches.begin(batch + 1);

@@ -92,8 +92,8 @@ class VulkanDevice:
         self._context = context
         kernels = _kernels(gpu, deterministic)
         tuned = wants_tuning(gpu) if tune is None else tune
-        # A software driver has its own cache, and what it compiles is soon made; a device that lacks something would make
-        # what others have used.
+        # A software driver has its own cache, and what it compiles is soon made. A masked one would make what
+        # others have used.
         keeps = mask is None and (tuned or gpu.type != "cpu")
         self._machine = Machine(
             context,

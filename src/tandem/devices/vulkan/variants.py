@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from tandem.devices.vulkan.context import INVOCATIONS, SHARED_BYTES, Size
+from tandem.devices.vulkan.context import INVOCATIONS, Size
 from tandem.devices.vulkan.matrices import GROUP_OUTPUTS
 from tandem.devices.vulkan.packing import blocks_of
 from tandem.devices.vulkan.tiles import FEW_ROWS, MOST_ROWS, MOST_SPLITS, MatrixTile
