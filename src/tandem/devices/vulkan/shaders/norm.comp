@@ -10,9 +10,9 @@ layout(constant_id = 1) const uint EACH = 1;
 layout(constant_id = 2) const bool WHOLE = true;
 layout(constant_id = 3) const uint COUNT = 0;  // parts; 0: nothing is added
 const uint PARTS = 0;
-const uint AT_MOST_FOUR = EACH < 4 ? EACH : 4;
-#define QUADS AT_MOST_FOUR
-#define ASKS_EARLY
+const bool WIDE = EACH > 6, ASKS_EARLY = !WIDE;
+const uint STORED = WIDE ? 1 : EACH < 4 ? EACH : 4;
+#define QUADS STORED
 #include "quantize.glsl"
 
 layout(set = 0, binding = 1) buffer Hidden { float hidden[]; };

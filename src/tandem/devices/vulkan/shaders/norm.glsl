@@ -1,8 +1,8 @@
 // The norm of a row of the residual stream, by a workgroup: hidden += post_norm(sum of the parts + bias), then
 // rms_norm(hidden) * weight for the product that follows. Either half may be left out. A lane holds its elements in
 // registers from beginning to end. Whoever includes this has `norm` (norm_push.glsl); the buffers hidden, weight, parts
-// (from PARTS on) and vectors, each in fours, too; COUNT parts, EACH quads of a lane, and WHOLE: everything begins and
-// ends at whole quads.
+// (from PARTS on) and vectors, each in fours, too; COUNT parts, EACH quads of a lane, WHOLE: everything begins and ends
+// at whole quads; ASKS_EARLY: the weight is asked for before anything waits; WIDE: registers hold no more than must be.
 const uint NONE = 0xffffffffu;
 
 // Elements 4 * quad and on of what begins at `at`, zero beyond the width.
@@ -31,10 +31,8 @@ void norm_row(uint row, uint index) {
     precise vec4 values[EACH];
     vec4 scales[EACH];
     [[unroll]] for (uint i = 0; i < EACH; ++i) values[i] = load_hidden(first, i * LANES + lane);
-#ifdef ASKS_EARLY
-    if (norm.weight_at != NONE)
+    if (ASKS_EARLY && norm.weight_at != NONE)
         [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(norm.weight_at, i * LANES + lane);
-#endif
     if (COUNT != 0) {
         precise vec4 added[EACH];
         [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = load_parts(PARTS + first, i * LANES + lane);
@@ -45,10 +43,15 @@ void norm_row(uint row, uint index) {
             [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] += load_vectors(norm.bias_at, i * LANES + lane);
         if (norm.post_norm_at != NONE) {
             vec4 post_scales[EACH];
-            [[unroll]] for (uint i = 0; i < EACH; ++i) post_scales[i] = load_vectors(norm.post_norm_at, i * LANES + lane);
+            if (!WIDE)
+                [[unroll]] for (uint i = 0; i < EACH; ++i)
+                    post_scales[i] = load_vectors(norm.post_norm_at, i * LANES + lane);
             precise float squares = 0;
             [[unroll]] for (uint i = 0; i < EACH; ++i) squares += squares_of(added[i]);
             precise float root = sqrt(workgroup_sum(squares) / float(norm.width) + norm.post_eps);
+            if (WIDE)
+                [[unroll]] for (uint i = 0; i < EACH; ++i)
+                    post_scales[i] = load_vectors(norm.post_norm_at, i * LANES + lane);
             [[unroll]] for (uint i = 0; i < EACH; ++i) added[i] = added[i] / root * post_scales[i];
         }
         [[unroll]] for (uint i = 0; i < EACH; ++i) {
@@ -63,9 +66,8 @@ void norm_row(uint row, uint index) {
     }
     if (norm.weight_at == NONE) return;
 
-#ifndef ASKS_EARLY
-    [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(norm.weight_at, i * LANES + lane);
-#endif
+    if (!ASKS_EARLY)
+        [[unroll]] for (uint i = 0; i < EACH; ++i) scales[i] = load_weight(norm.weight_at, i * LANES + lane);
     precise float squares = 0;
     [[unroll]] for (uint i = 0; i < EACH; ++i) squares += squares_of(values[i]);
     precise float root = sqrt(workgroup_sum(squares) / float(norm.width) + norm.eps);

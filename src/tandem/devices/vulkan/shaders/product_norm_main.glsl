@@ -7,6 +7,7 @@
 layout(constant_id = 5) const uint EACH = 1;
 layout(constant_id = 6) const bool WHOLE = true;
 const uint COUNT = 1;
+const bool WIDE = false, ASKS_EARLY = false;
 #include "quantize.glsl"
 
 layout(set = 0, binding = 3) coherent buffer Parts { float parts[]; };
