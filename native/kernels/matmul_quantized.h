@@ -31,7 +31,7 @@ template <WeightType T>
 inline constexpr int kTileVectors = 2;
 #endif
 
-// So many rows are still one tile, where it is of one vector.
+// A product of so many rows is one tile: of one vector where the rows are more than registers hold for two.
 template <WeightType T>
 inline constexpr int kMostRows = kTileVectors<T> == 2 && kTileRows<T> == 6 ? 8 : kTileRows<T>;
 
@@ -44,7 +44,7 @@ constexpr int tile_vectors(int rows) {
 }
 
 // Processors follow such a stream, and two of Q8_0's long blocks, better without our fetching ahead; but not
-// that of the K-quants, whose panels have long headers.
+// that of the K-quants.
 template <WeightType T>
 inline constexpr int kUnfetchedRows = T == WeightType::kQ8_0 ? 4
                                       : is_k_quant(T)        ? 0

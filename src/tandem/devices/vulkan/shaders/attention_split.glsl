@@ -45,6 +45,7 @@ layout(set = 0, binding = 6) readonly buffer Vectors { float vectors[]; };
 #define HEAD(i) weights[i]
 #define TEAM_WORDS(i) places[i].x
 #include "heads.glsl"
+const uint QUADS_EACH = (HEAD_DIM / 4 + TEAM - 1) / TEAM;
 #endif
 
 layout(push_constant) uniform Push {
@@ -69,10 +70,6 @@ layout(push_constant) uniform Push {
 #include "quantize.glsl"
 #include "ticket.glsl"
 #include "merge_splits.glsl"
-
-#ifdef TAKES_HEADS
-const uint QUADS_EACH = (HEAD_DIM / 4 + TEAM - 1) / TEAM;
-#endif
 
 float scores[HEADS];
 

@@ -1,5 +1,7 @@
 // A head of one row after the Q/K/V products: bias, QK-norm, rope. TEAM lanes work on one; whoever includes this has
 // `vectors`, and in shared memory elements of heads, HEAD, and a word for each lane, TEAM_WORDS.
+#include "tree.glsl"
+
 struct Heads {
     uint bias_at;         // of q, k and v, one after another; or NONE
     uint q_norm_at;       // or NONE, and so k_norm_at
@@ -13,10 +15,6 @@ struct Heads {
 
 const uint NONE = 0xffffffffu, TEAM = 64;
 
-float eight_as_tree(float parts[8]) {
-    return ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
-}
-
 // As workgroup_sum in a workgroup of TEAM lanes. They meet before the words are written again.
 float team_sum(float value) {
     uint lane = gl_LocalInvocationID.x, member = lane % TEAM;
@@ -25,11 +23,13 @@ float team_sum(float value) {
     float parts[8];
     if (member < 8) {
         [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane + 8 * i));
-        TEAM_WORDS(lane) = floatBitsToUint(eight_as_tree(parts));
+        JOIN_AS_TREE(parts, 8, PLUS);
+        TEAM_WORDS(lane) = floatBitsToUint(parts[0]);
     }
     barrier();
     [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane - member + i));
-    return eight_as_tree(parts);
+    JOIN_AS_TREE(parts, 8, PLUS);
+    return parts[0];
 }
 
 // What the product left of element i of head `index`, biased.

@@ -1,5 +1,7 @@
 // How products of few rows share the sum of an output among SHARE lanes: each adds every SHAREth block, then they add
 // up as a tree. That order is the same for every number of rows and outputs that a lane takes at once.
+#include "tree.glsl"
+
 layout(constant_id = 2) const uint ROWS = 1;     // of x
 layout(constant_id = 3) const uint OUTPUTS = 1;  // of a lane
 layout(constant_id = 4) const uint SHARE = 16;   // a property of the matrix
@@ -29,8 +31,7 @@ void add_up(float sums[OUTPUTS][ROWS], uint first) {
         uint at = item / (GROUP * LAST) * LANES + item % (GROUP * LAST);
         float parts[FAN];
         [[unroll]] for (uint i = 0; i < FAN; ++i) parts[i] = lane_sums[at + i * GROUP * LAST];
-        [[unroll]] for (uint width = FAN / 2; width > 0; width /= 2)
-            [[unroll]] for (uint i = 0; i < width; ++i) parts[i] += parts[i + width];
+        JOIN_AS_TREE(parts, FAN, PLUS);
         lane_sums[at] = parts[0];
     }
     barrier();
@@ -41,7 +42,6 @@ float sum_of(uint i, uint group_output) {
     const uint LEFT = LAST == 1 ? SHARE : LAST;
     float parts[LEFT];
     [[unroll]] for (uint e = 0; e < LEFT; ++e) parts[e] = lane_sums[i * LANES + e * GROUP + group_output];
-    [[unroll]] for (uint width = LEFT / 2; width > 0; width /= 2)
-        [[unroll]] for (uint e = 0; e < width; ++e) parts[e] += parts[e + width];
+    JOIN_AS_TREE(parts, LEFT, PLUS);
     return parts[0];
 }
