@@ -9,7 +9,7 @@ achieved   bytes of weights, keys and values that a step must read, over its tim
 KV GB/s    bytes of keys and values that attention must read, over the time of its kernels
 of read    the first, over the rate at which the device was measured to read its memory
 host       Python of the engine's thread; sampling: the sampler's calls; both while the next step runs, where one can
-           run ahead (decode is greedy; --one-in-flight lets none). kernels: the sum of a profiled step's kernels
+           run ahead (--one-in-flight lets none). kernels: the sum of a profiled step's kernels
 idle       the device's time between the end of a step and the begin of the next
 """
 
@@ -31,13 +31,20 @@ from tandem.bench.profile import measure_ceilings, summarize
 from tandem.bench.report import columns, run_header, source_checkout, write_result
 from tandem.bench.subject import Subject, open_subject
 from tandem.bench.synthetic import GEMMA3, synthetic_checkpoint
-from tandem.bench.throughput import Span, ThroughputBench, Workload
+from tandem.bench.throughput import GREEDY, Span, ThroughputBench, Workload
 from tandem.devices.base import Ceilings
 from tandem.errors import MemoryPlanError, TandemError
 from tandem.models.open import model_spec
 from tandem.weights.tensor import TensorType
 
 DECODE_STEPS = 16
+SAMPLING = {
+    "greedy": GREEDY,
+    "plain": {"temperature": 1.0},
+    "top-p": {"temperature": 0.7, "top_p": 0.9},
+    "top-k": {"temperature": 1.0, "top_k": 64, "top_p": 0.95},
+    "penalized": {"temperature": 1.0, "top_p": 0.95, "presence_penalty": 0.5},
+}
 # Loading, compiling and the first step of each size have no rate to be known before.
 PATIENCE = 240.0
 
@@ -81,7 +88,7 @@ def measure_cases(subject: Subject, workload: Workload, args: argparse.Namespace
     cases = [("decode", batch) for batch in workload.batches]
     cases.insert(1, ("prefill", 1))
     cases = [case for case in cases if case[0] in args.kinds.split(",")]
-    bench = ThroughputBench(subject.engine, workload, copied=True)
+    bench = ThroughputBench(subject.engine, workload, copied=True, sampling=SAMPLING[args.sampling])
     for kind, batch in cases:
         tell(begins=f"{kind} {batch}")
         case = {"kind": kind, "batch": batch, "rows": batch if kind == "decode" else args.prefill}
@@ -125,7 +132,9 @@ def measure_case(
 
 def numbers(span: Span) -> dict[str, float]:
     return {
-        "tokens_per_s": span.rows / span.seconds,
+        "tokens_per_s": (span.rows - span.wasted_rows) / span.seconds,
+        "wasted": span.wasted_rows / span.rows,
+        "whole": span.whole_rows / span.rows,
         "step_s": span.seconds / span.steps,
         "host_s": (span.seconds - span.waited - span.sampling) / span.steps,
         "sampling_s": span.sampling / span.steps,
@@ -238,6 +247,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="prefill,decode")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--one-in-flight", action="store_true", help="no step runs ahead of the host")
+    parser.add_argument("--sampling", default="greedy", choices=SAMPLING)
     parser.add_argument("--layers", type=int, help="only so many, for a trial")
     parser.add_argument(
         "--depth", type=int, default=0, help="positions that sequences have before; computed once and copied"

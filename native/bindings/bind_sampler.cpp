@@ -172,6 +172,8 @@ void def_view(nb::class_<PySampler>& cls, const char* name, std::vector<T> Sampl
 void bind_sampler(nb::module_& m) {
     m.attr("MAX_LOGPROBS") = kMaxLogprobs;
     m.attr("MAX_CANDIDATES") = kMaxCandidates;
+    m.attr("MAX_DRAWN") = kMaxDrawn;
+    m.attr("DRAWN_CANDIDATES") = kDrawnCandidates;
 
     nb::class_<SamplerSequence>(m, "SamplerSequence", "What the sampler knows of one sequence.")
         .def(

@@ -177,6 +177,9 @@ AskedTotals check_asks(std::span<const int32_t> batch, std::span<const Ask> asks
             continue;
         }
         if (ask.k < 0 || ask.k > most) refuse("asks: a row asks for more than " + text(most) + " candidates");
+        if ((ask.flags & Ask::kByScore) != 0 && ask.k != kDrawnCandidates)
+            refuse("asks: a row that is drawn from as a whole asks for " + text(ask.k) +
+                   " candidates instead of " + text(kDrawnCandidates));
         if ((ask.flags & Ask::kTakesSlot) != 0) {
             const int32_t named = sample(batch.data(), i)[1];
             if (named < 0 || named >= slots)

@@ -1,6 +1,7 @@
 #include "src/candidates.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -9,6 +10,9 @@ namespace tandem {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// A top-p from which on one of kMaxDrawn scattered tokens is nearly always among those that it keeps.
+constexpr double kMostlyKept = 0.8;
 
 // Merges what changes a row's logits, one entry a token; -1 where `room` is too small.
 int32_t collect(const SamplerSequence& sequence, int32_t position, std::span<Adjustment> room) {
@@ -45,6 +49,56 @@ int32_t collect(const SamplerSequence& sequence, int32_t position, std::span<Adj
 
 uint64_t joined(const uint32_t (&words)[2]) { return uint64_t{words[1]} << 32 | words[0]; }
 
+// Whether the tokens of the highest scores serve better than those of the highest logits: where no filter, or
+// one that mostly keeps what noise chooses, leaves more tokens than there are candidates.
+bool draws_from_all(const SamplerSequence& sequence) {
+    const SamplingOptions& options = sequence.options();
+    const int32_t vocab = sequence.vocab();
+    const bool limited = options.top_k > 0 && options.top_k < vocab;
+    return !sequence.greedy() && !limited && vocab > kMaxCandidates && options.min_p <= 0.0 &&
+           (options.top_p >= 1.0 || (options.top_p >= kMostlyKept && options.logprobs < 0));
+}
+
+// How far a device's score may be from ours, apart from what is the same for all tokens of a row: its noise
+// is float32 and within 1e-5, and it does not subtract the highest logit before it multiplies.
+double score_error(float highest, float inverse_temperature, float shifted) {
+    const double scale = std::fabs(static_cast<double>(highest)) * inverse_temperature + std::fabs(shifted);
+    return 1e-4 + 0x1p-21 * (64.0 + scale);
+}
+
+// As choose(), where the answer's candidates are those of the highest scores.
+Choice choose_drawn(const Answer& answer, const SamplerSequence& sequence, int32_t position) {
+    if (answer.count != kDrawnCandidates) return {SampleStatus::kNeedsRow};
+    const SamplingOptions& options = sequence.options();
+    const float highest = answer.candidates[0].logit;
+    const LogitRow row{nullptr, nullptr, sequence.vocab(), 0, highest, sequence.inverse_temperature()};
+    const NoiseStream noise{options.seed, options.sample_index, static_cast<uint32_t>(position)};
+    const uint64_t target = options.top_p < 1.0 ? share_of(joined(answer.total), options.top_p)
+                                                : std::numeric_limits<uint64_t>::max();
+    Choice best{SampleStatus::kNeedsRow};
+    double best_score = 0.0, last_score = 0.0;
+    float last = 0.0f;
+    for (int32_t i = 1; i <= kMaxDrawn; ++i) {
+        const auto& [token, logit] = answer.candidates[i];
+        last = row.shifted(logit);
+        last_score = static_cast<double>(last) + gumbel(noise.word(static_cast<uint32_t>(token)));
+        const Answer::Candidate& before = answer.candidates[kMaxDrawn + i];
+        const uint64_t mass =
+            uint64_t{std::bit_cast<uint32_t>(before.logit)} << 32 | static_cast<uint32_t>(before.token);
+        if (options.top_p < 1.0 && mass >= target) continue;
+        if (best.index < 0 || last_score > best_score ||
+            (last_score == best_score && token < answer.candidates[best.index].token)) {
+            best = {SampleStatus::kOk, i};
+            best_score = last_score;
+        }
+    }
+    // Whatever did not come scores no higher than the last that did, by the device's reckoning.
+    const double error =
+        score_error(highest, sequence.inverse_temperature(), last == -kInfinity ? 0.0f : last);
+    if (best.index < 0 || !(best_score > last_score + 2.0 * error)) return {SampleStatus::kNeedsRow};
+    return best;
+}
+
 }  // namespace
 
 Ask ask_candidates(const SamplerSequence& sequence, int32_t position, int32_t mask,
@@ -54,18 +108,26 @@ Ask ask_candidates(const SamplerSequence& sequence, int32_t position, int32_t ma
     const bool limited = options.top_k > 0 && options.top_k < vocab;
     const bool greedy = sequence.greedy(), reported = options.logprobs >= 0;
     Ask ask{};
-    int32_t k = greedy ? 1 : limited ? options.top_k : kMaxCandidates;
-    // Without any filter the noise may choose a token of any logit.
-    const bool open = !greedy && !limited && options.top_p >= 1.0 && options.min_p <= 0.0;
-    // What is reported are the raw logits.
+    const int32_t kept = greedy ? 1 : limited ? options.top_k : std::min(kMaxCandidates, vocab);
+    const bool by_score = draws_from_all(sequence);
+    // What is reported are the raw logits, and where in their order the token stands.
     const bool adjusted = mask >= 0 || sequence.adjusts(position);
-    if ((open && vocab > kMaxCandidates) || k > kMaxCandidates || (reported && adjusted)) return ask;
+    if (kept > kMaxCandidates || (reported && (adjusted || by_score))) return ask;
     const int32_t count = sequence.adjusts(position) ? collect(sequence, position, room) : 0;
     if (count < 0) return ask;
-    ask.k = std::min(std::max(k, options.logprobs), vocab);
+    ask.k = by_score ? kDrawnCandidates : std::min(std::max(kept, options.logprobs), vocab);
     if (!greedy && !limited && options.top_p < 1.0) ask.flags |= Ask::kTotal;
     if (reported) ask.flags |= Ask::kRawTotal;
-    if (greedy) ask.flags |= Ask::kTakesSlot;
+    ask.flags |= Ask::kTakesSlot;
+    if (!greedy) ask.flags |= Ask::kNoise;
+    if (by_score) ask.flags |= Ask::kByScore;
+    ask.seed[0] = static_cast<uint32_t>(options.seed);
+    ask.seed[1] = static_cast<uint32_t>(options.seed >> 32);
+    ask.sample_index = options.sample_index;
+    ask.position = static_cast<uint32_t>(position);
+    ask.kept = kept;
+    ask.top_p = static_cast<float>(options.top_p);
+    ask.floor = sequence.min_p_floor();
     ask.inverse_temperature = sequence.inverse_temperature();
     ask.mask = mask;
     ask.adjustments = count;
@@ -81,6 +143,7 @@ Choice choose(const Answer& answer, const SamplerSequence& sequence, int32_t pos
     const float highest = answer.candidates[0].logit;
     if (highest == -kInfinity) return {SampleStatus::kNoToken};
     if (sequence.greedy()) return {SampleStatus::kOk, 0};
+    if (draws_from_all(sequence)) return choose_drawn(answer, sequence, position);
 
     const SamplingOptions& options = sequence.options();
     const LogitRow row{nullptr, nullptr, sequence.vocab(), 0, highest, sequence.inverse_temperature()};

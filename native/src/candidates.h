@@ -14,9 +14,15 @@ namespace tandem {
 
 inline constexpr int kMaxCandidates = 64;
 
+// Of a row that is drawn from as a whole: the tokens of the highest scores that come back. The answer's first
+// candidate is then the token of the highest logit, these follow by falling score, and behind them the masses
+// of the tokens that come before each.
+inline constexpr int kMaxDrawn = 4;
+inline constexpr int kDrawnCandidates = 1 + 2 * kMaxDrawn;
+
 // What is asked of a sampled row. k 0: its whole logits, and nothing below counts.
 struct Ask {
-    enum Flags : int32_t { kTotal = 1, kRawTotal = 2, kTakesSlot = 4 };
+    enum Flags : int32_t { kTotal = 1, kRawTotal = 2, kTakesSlot = 4, kNoise = 8, kByScore = 16 };
 
     int32_t k;
     int32_t flags;
@@ -25,6 +31,13 @@ struct Ask {
     int32_t first;  // of its adjustments
     int32_t adjustments;
     float repetition_penalty, frequency_penalty, presence_penalty;
+    // For the token that the device itself puts into the slot, where noise chooses it.
+    uint32_t seed[2];
+    uint32_t sample_index;
+    uint32_t position;
+    int32_t kept;  // candidates that top-k leaves
+    float top_p;
+    float floor;  // min-p's, of shifted logits
 };
 
 // One token whose logit changes before the candidates are chosen; a row names each token once.
@@ -48,6 +61,7 @@ struct Answer {
     int32_t not_finite;
     uint32_t total[2];                     // low and high word of the masses at the asked temperature
     uint32_t raw_total[2];                 // and at temperature 1
+    int32_t taken;                         // the token that went to the slot, or -1
     Candidate candidates[kMaxCandidates];  // by falling logit, then rising token
 };
 
@@ -57,6 +71,7 @@ Ask ask_candidates(const SamplerSequence& sequence, int32_t position, int32_t ma
                    std::span<Adjustment> room);
 
 // The token that the whole row would give, with what its report needs; kNeedsRow where that is not certain.
+// What the device put into the slot counts for nothing here.
 struct Choice {
     SampleStatus status;
     int32_t index = -1;  // among the candidates

@@ -172,6 +172,8 @@ class Quantizer:
 
 MAX_LOGPROBS: int
 MAX_CANDIDATES: int
+MAX_DRAWN: int
+DRAWN_CANDIDATES: int
 
 class SamplerSequence:
     def __init__(

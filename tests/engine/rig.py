@@ -105,10 +105,11 @@ class Rig(Driver):
 
 
 def alone(
-    prompt: list[int], params: SamplingParams, *, context: int = 256, window: int | None = 24
+    prompt: list[int], params: SamplingParams, *, context: int = 256, window: int | None = 24, vocab: int = VOCAB
 ) -> dict[int, Sample]:
     """Each sample of a request as it comes out of an engine that does nothing else, its prompt in one chunk."""
-    rig = Rig(rows=max(context, params.n), sequences=params.n, context=context, window=window, prefix_cache=False)
+    rows = max(context, params.n)
+    rig = Rig(rows=rows, sequences=params.n, context=context, window=window, prefix_cache=False, vocab=vocab)
     name = rig.submit(prompt, params)
     rig.run()
     return rig.results[name]

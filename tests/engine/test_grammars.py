@@ -72,7 +72,7 @@ def test_answers_are_the_same_in_every_batch_and_after_preemption(candidates: in
         requests.append(
             (
                 prompt,
-                SamplingParams(n=n, temperature=temperature, top_k=top_k, max_tokens=40, seed=number, grammar=grammar),
+                SamplingParams(n=n, temperature=temperature, top_k=top_k, max_tokens=60, seed=number, grammar=grammar),
             )
         )
     together = toy(rows=24, sequences=8, kv_positions=256, candidates=candidates)

@@ -50,14 +50,20 @@ def check(held: bool) -> None:
         ({"logit_bias": {3: 2.0}, "min_tokens": 5}, True),
         ({"repetition_penalty": 1.2}, False),
         ({"frequency_penalty": 0.1}, False),
-        ({"temperature": 1.0, "top_k": 5}, False),
+        ({"temperature": 1.0, "top_k": 5}, True),
+        ({"temperature": 1.0}, True),
+        ({"temperature": 0.7, "top_p": 0.9, "logit_bias": {3: 2.0}}, True),
+        ({"temperature": 0.2, "top_p": 0.4, "min_p": 0.1, "logprobs": 2}, True),
+        ({"temperature": 1.0, "frequency_penalty": 0.1}, False),
         # The host wants the row whole.
         ({"logprobs": 1, "logit_bias": {3: 2.0}}, False),
+        ({"temperature": 1.0, "logprobs": 1}, False),
+        ({"temperature": 1.0, "top_k": 65}, False),
     ],
 )
 def test_steps_lead_whose_tokens_the_device_knows(options: dict[str, Any], leads: bool) -> None:
     params = SamplingParams(**{"max_tokens": 9, "temperature": 0.0, "seed": 1, "ignore_eos": True} | options)
-    rig = Rig(candidates=64)
+    rig = Rig(candidates=64, vocab=300)
     name = rig.submit([1, 2, 3], params)
     seen = set()
     while rig.engine.counters.steps < 8:
@@ -65,7 +71,38 @@ def test_steps_lead_whose_tokens_the_device_knows(options: dict[str, Any], leads
         seen.add(flying(rig))
     assert seen == {1 if leads else 0}
     rig.run()
-    assert rig.results[name] == alone([1, 2, 3], params)
+    assert rig.results[name] == alone([1, 2, 3], params, vocab=300)
+    assert rig.engine.counters.wasted_rows == 0
+
+
+def test_a_wrong_guess_costs_the_row_that_was_computed_from_it() -> None:
+    """Only of the sequence that it was made for; and none is made for it for a while."""
+    rig = Rig(candidates=64, vocab=300)
+    params = SamplingParams(max_tokens=40, seed=1, ignore_eos=True)
+    sampled, greedy = rig.submit([1, 2, 3], params), rig.submit([4, 5], GREEDY)
+    rig.program.wrong_guess_in = 5
+    seen = []
+    rig.run(lambda: seen.append(flying(rig)))
+    assert rig.results[sampled] == alone([1, 2, 3], params, vocab=300)
+    assert rig.results[greedy] == alone([4, 5], GREEDY, vocab=300)
+    counters = rig.engine.counters
+    assert counters.wasted_rows == 2
+    assert counters.rows == rig.program.rows_computed == 3 + 2 + 39 + 11 + counters.wasted_rows
+    assert set(seen[:5]) == {1} and set(seen[9:20]) == {0} and 1 in seen[25:]
+
+
+def test_a_token_that_candidates_cannot_tell_is_computed_again() -> None:
+    """Nearly equal logits: half of their mass is more than 64 candidates."""
+    rig = Rig(candidates=64, vocab=300)
+    params = SamplingParams(max_tokens=40, seed=1, ignore_eos=True, top_p=0.5, temperature=50.0)
+    hard, greedy = rig.submit([1, 2, 3], params), rig.submit([4, 5], GREEDY)
+    rig.run()
+    assert rig.results[hard] == alone([1, 2, 3], params, vocab=300)
+    assert rig.results[greedy] == alone([4, 5], GREEDY, vocab=300)
+    counters = rig.engine.counters
+    # Two rows for each of the tokens that were to be told without their row, of which the second may come whole, too.
+    assert 2 <= counters.wasted_rows <= 8
+    assert 40 <= counters.whole_rows <= 40 + counters.wasted_rows // 2
 
 
 def test_one_row_for_the_host_holds_the_whole_step() -> None:
@@ -73,7 +110,7 @@ def test_one_row_for_the_host_holds_the_whole_step() -> None:
     rig.submit([1, 2, 3], GREEDY)
     rig.step()
     assert flying(rig) == 1
-    sampled = rig.submit([4, 5], SamplingParams(max_tokens=3, seed=2, ignore_eos=True))
+    sampled = rig.submit([4, 5], SamplingParams(max_tokens=3, seed=2, ignore_eos=True, presence_penalty=0.5))
     rig.step()
     while sampled not in rig.ended:
         assert flying(rig) <= 1
@@ -181,9 +218,13 @@ def scripts(draw: st.DrawFn) -> Script:
     for index in range(draw(st.integers(1, 7))):
         shared = draw(st.sampled_from([0, 0, 20, 40]))
         prompt = [i * i % 61 for i in range(shared)] + draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6))
+        temperature = draw(st.sampled_from([0.0, 0.0, 1.0, 1.0, 5.0]))
         params = SamplingParams(
             max_tokens=draw(st.integers(3, 25)),
-            temperature=draw(st.sampled_from([0.0, 0.0, 0.0, 1.0])),
+            temperature=temperature,
+            top_k=draw(st.sampled_from([0, 0, 20, 65])),
+            top_p=draw(st.sampled_from([1.0, 1.0, 0.9, 0.5])),
+            min_p=draw(st.sampled_from([0.0, 0.0, 0.1])),
             n=draw(st.sampled_from([1, 1, 1, 2])),
             seed=index,
             logprobs=draw(st.sampled_from([None, None, 2])),
@@ -219,18 +260,34 @@ def played(rig: Rig, script: Script) -> list[dict[int, Sample]]:
     extra=st.integers(0, 128),
     prefix_cache=st.booleans(),
     steps=st.sampled_from([STEPS_IN_FLIGHT, 3]),
+    vocab=st.sampled_from([VOCAB, 200]),
+    wrong=st.sampled_from([0, 1, 3, 10]),
 )
 def test_random_schedules_bring_the_same(
-    script: Script, rows: int, window: int | None, extra: int, prefix_cache: bool, steps: int
+    script: Script,
+    rows: int,
+    window: int | None,
+    extra: int,
+    prefix_cache: bool,
+    steps: int,
+    vocab: int,
+    wrong: int,
 ) -> None:
     """As alone, on a device that hides its logits; and no page is lost (the rig looks around every step)."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(plan, "STEPS_IN_FLIGHT", steps)
         rig = Rig(
-            rows=rows, candidates=64, context=96, window=window, kv_positions=96 + extra, prefix_cache=prefix_cache
+            rows=rows,
+            candidates=64,
+            context=96,
+            window=window,
+            kv_positions=96 + extra,
+            prefix_cache=prefix_cache,
+            vocab=vocab,
         )
+        rig.program.wrong_guess_in = wrong
     for (_, prompt, params, patience), samples in zip(script, played(rig, script), strict=True):
-        expected = alone(prompt, params, context=96, window=window)
+        expected = alone(prompt, params, context=96, window=window, vocab=vocab)
         for index, sample in samples.items():
             if sample.finish_reason == "cancelled":
                 assert patience is not None

@@ -15,6 +15,7 @@ import numpy as np
 from devices.candidates_model import answer
 from tandem.devices.base import DeviceInfo, Event, KVGroupSpec, MemorySpace, StepBuffers
 from tandem.devices.batch import Batch
+from tandem.devices.candidates import NOISE, TAKEN, CandidateBuffers
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
 from tandem.memory.plan import Limits, MemoryPlan, Planner
 from tandem.models.spec import ModelSpec
@@ -83,6 +84,9 @@ class ToyProgram:
         self.steps = 0
         self.rows_computed = 0
         self.fail_next: str | None = None
+        # Of so many guesses of what noise chooses one is wrong; 0: none.
+        self.wrong_guess_in = 0
+        self._guesses = 0
         # By turn: the last batch and what it asked, and copies of them.
         self._seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
 
@@ -157,8 +161,18 @@ class ToyProgram:
         if self._buffers.candidates:
             asked = self._buffers.candidates[batch.turn]
             answer(self._logits, asked, self._buffers.slots, batch.samples[:, 1])
+            self._guess(asked, batch)
             wanted = asked.asks[: batch.n_samples, 0] == 0
         self._buffers.logits[: batch.n_samples] = np.where(wanted[:, None], self._logits, np.float32(np.nan))
+
+    def _guess(self, asked: CandidateBuffers, batch: Batch) -> None:
+        for at in range(batch.n_samples):
+            if not self.wrong_guess_in or not asked.asks[at, 1] & NOISE or asked.answers[at, TAKEN] < 0:
+                continue
+            self._guesses += 1
+            if self._guesses % self.wrong_guess_in == 0:
+                wrong = (asked.answers[at, TAKEN] + 1) % self._head.vocab
+                asked.answers[at, TAKEN] = self._buffers.slots[batch.samples[at, 1]] = wrong
 
     def fetch(self, samples: Any) -> None:
         self._buffers.logits[samples] = self._logits[samples]

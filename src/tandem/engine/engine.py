@@ -3,11 +3,11 @@
 engine.submit → scheduler.schedule → Batch → executor → programs on lanes → logits or candidates → sampler → commit →
 deltas
 
-Where the device itself puts the tokens of a step where the next one finds them (its head picks candidates, every row is
-greedy), the next step is scheduled and submitted before this one is waited for, so that the device never waits. It
-names the tokens by slot. A sequence that turns out to have ended has computed a row for nothing, which is dropped. A
-step with rows that need the host (sampled ones, grammars, penalties, a prompt that goes on, is scored, embedded or
-forked) is waited for.
+Where the device itself puts the tokens of a step where the next one finds them (its head picks candidates), the next
+step is scheduled and submitted before this one is waited for, so that the device never waits. It names the tokens by
+slot. A sequence that turns out to have ended has computed a row for nothing, which is dropped. So is one from a sampled
+token that the device guessed wrongly, or could not choose, and then the right one is computed. A step with rows that
+need the host (grammars, penalties, a prompt that goes on, is scored, embedded or forked) is waited for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from tandem._native import allocations
 from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
+from tandem.devices.candidates import TAKEN
 from tandem.engine.admission import check_request
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.masks import GrammarMasks
@@ -269,10 +270,16 @@ class Engine:
 
     def _move_on(self, step: Step, sampled: Sampled | None, tokens: list[int]) -> None:
         schedule, errors = step.schedule, {} if step.masks is None else self._masks.errors
+        guesses = step.candidates.answers[:, TAKEN].tolist() if step.candidates is not None and step.leads else tokens
         at = 0
         for sequence, rows, samples in zip(schedule.sequences, schedule.rows, schedule.samples, strict=True):
-            if sequence.state is State.DONE:
+            if sequence.stale or sequence.state is State.DONE:
                 self.counters.wasted_rows += rows
+                sequence.stale = max(0, sequence.stale - rows)
+                at += samples
+                continue
+            if sampled is not None and samples and at in sampled.lacking:
+                self._repeat(sequence, rows)
                 at += samples
                 continue
             self.scheduler.advance(sequence, rows)
@@ -282,9 +289,19 @@ class Engine:
                 for sample in self.scheduler.fork(sequence) if sequence.forks else (sequence,):
                     reason = errors.get(at) or sampled.errors.get(at)
                     self._take(sample, tokens[at], sampled.logprobs.get(at), reason)
+                    if sample.flying and guesses[at] != tokens[at]:
+                        sample.stale = sample.flying
+                        self._state(sample).distrust()
                     at += 1
             elif sequence.pool is not None and sequence.pending == 0:
                 self._embed(sequence, sequence.pool)
+
+    def _repeat(self, sequence: Sequence, rows: int) -> None:
+        """Its logits are gone, and its token cannot be told without them: its last row is computed again."""
+        self.scheduler.advance(sequence, rows - 1)
+        self.counters.wasted_rows += 1
+        sequence.stale = sequence.flying
+        self._state(sequence).distrust(whole=True)
 
     def _sample(self, step: Step, handle: StepHandle, logits: Float32Array) -> Sampled:
         """Tokens for the states, from candidates where the device picked them. Raises DeviceError."""
@@ -297,7 +314,10 @@ class Engine:
             counters.whole_rows += len(rows)
             return handle.fetch(rows)
 
-        return self._sampler.sample_candidates(step.candidates, step.states, fetch, step.masks)
+        # What was submitted behind this step has its logits' place.
+        return self._sampler.sample_candidates(
+            step.candidates, step.states, None if self._flying else fetch, step.masks
+        )
 
     def _state(self, sequence: Sequence) -> SamplingState:
         if sequence.sampling is None:

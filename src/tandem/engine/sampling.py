@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem import _native
-from tandem.devices.candidates import CandidateBuffers
+from tandem.devices.candidates import TAKES_SLOT, CandidateBuffers
 from tandem.engine.request import TokenLogprobs
 from tandem.engine.sampling_params import SamplingParams
 
@@ -45,6 +45,8 @@ _FAILURES = {
     2: "No token can be chosen: every token of the vocabulary is masked.",
 }
 _NEEDS_ROW = 3
+# Tokens for which a sequence's steps are waited for, after one whose token the device could not know.
+_CAUTION = 16
 _NO_MASKS: list[UInt32Array | None] = []
 
 
@@ -56,11 +58,13 @@ def draw_seed() -> int:
 class SamplingState:
     """What sampling knows of one generated sequence. All samples of a request share `seed`, which is drawn
     where the request gave none, and differ in `sample_index`. matcher: of the request's grammar, this sequence's own;
-    unread: a token that it has not been shown yet.
+    unread: a token that it has not been shown yet. caution: tokens still to come that a device shall not guess; whole:
+    the next one is chosen from the whole row.
     """
 
     __slots__ = (
         "_penalized",
+        "caution",
         "generated",
         "matcher",
         "native",
@@ -69,6 +73,7 @@ class SamplingState:
         "sample_index",
         "seed",
         "unread",
+        "whole",
     )
 
     def __init__(
@@ -94,6 +99,8 @@ class SamplingState:
         self.generated = 0
         self.matcher = matcher
         self.unread: int | None = None
+        self.caution = 0
+        self.whole = False
         self._penalized = (
             params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         )
@@ -127,9 +134,16 @@ class SamplingState:
         """Of the next token: how many tokens precede it."""
         return self.prompt_length + self.generated
 
+    def distrust(self, *, whole: bool = False) -> None:
+        """A device guessed wrongly, or with `whole` could not choose: so it shall not for some tokens."""
+        self.caution = _CAUTION
+        self.whole = whole
+
     def append(self, token: int) -> None:
         """Records a generated token."""
         self.generated += 1
+        self.caution -= self.caution > 0
+        self.whole = False
         self.unread = token
         if self._penalized:
             self.native.append(token)
@@ -140,12 +154,13 @@ class Sampled:
     """One call's results. They are valid until the next call: `tokens` is a view of the sampler's memory.
 
     tokens: int32 [n], -1 for a row that failed. logprobs: by row, for rows that asked. errors: by row, one
-    sentence for each that failed.
+    sentence for each that failed. lacking: rows without a token, as that needs their logits.
     """
 
     tokens: Int32Array
     logprobs: dict[int, TokenLogprobs]
     errors: dict[int, str]
+    lacking: frozenset[int] = frozenset()
 
 
 class Sampler:
@@ -212,17 +227,22 @@ class Sampler:
         if masks is not None:
             buffers.asks[given[len(buffers.masks) :], 0] = 0
         buffers.asks[n:samples, 0] = 0
+        for row, state in enumerate(states):
+            if state.caution:
+                buffers.asks[row, 1] &= ~TAKES_SLOT
+                buffers.asks[row, 0] *= not state.whole
 
     def sample_candidates(
         self,
         buffers: CandidateBuffers,
         states: Sequence[SamplingState],
-        fetch: Callable[[list[int]], Float32Array],
+        fetch: Callable[[list[int]], Float32Array] | None,
         masks: Sequence[UInt32Array | None] | None = None,
     ) -> Sampled:
         """The same tokens and log-probabilities from a device's answers to `ask`, states and masks being as then.
 
-        fetch: given the rows that the candidates do not suffice for, in order, returns logits that hold those.
+        fetch: given the rows that the candidates do not suffice for, in order, returns logits that hold those; None
+        where they are gone, which leaves such rows without a token.
         """
         n = len(states)
         at = self._positions[:n]
@@ -230,7 +250,11 @@ class Sampler:
         natives: list[_native.SamplerSequence] = [state.native for state in states]
         self._native.sample_candidates(buffers.answers, natives, at)
         lacking = (self._status[:n] == _NEEDS_ROW).nonzero()[0].tolist()
+        if lacking and fetch is None:
+            self._status[lacking] = 0
+            return replace(self._sampled(states), lacking=frozenset(lacking))
         if lacking:
+            assert fetch is not None
             wanted: list[_native.SamplerSequence | None] = [None] * n
             for row in lacking:
                 wanted[row] = natives[row]

@@ -6,9 +6,9 @@ short, the last in order is preempted: it gives its pages back, and later comput
 first in order can always take everything, so it always advances, and so in time does everyone.
 
 A step may be scheduled *ahead*, while one is in flight whose tokens nobody knows yet: decoding sequences go on with the
-token in their slot, unless that was their last for certain. Nobody is preempted and no page copied for such a step;
-where that were needed, it waits for the one in flight. What a sequence that has ended holds is given back once no step
-in flight has rows of it.
+token in their slot, unless that was their last for certain, or their rows in flight are stale. Nobody is preempted and
+no page copied for such a step; where that were needed, it waits for the one in flight. What a sequence that has ended
+holds is given back once no step in flight has rows of it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Scheduler:
         while i < len(self.running):
             sequence = self.running[i]
             i += 1
-            if sequence.ahead and sequence.generated + sequence.ahead >= sequence.max_tokens:
+            if sequence.stale or (sequence.ahead and sequence.generated + sequence.ahead >= sequence.max_tokens):
                 continue
             decodes = sequence.pending == 1
             rows, scores = (1, 0) if decodes else self._chunk(sequence, budget, score_rows)
@@ -322,6 +322,7 @@ class Scheduler:
         assert self.running == sorted(self.running, key=lambda sequence: sequence.order)
         assert all(sequence.state is State.RUNNING for sequence in self.running)
         assert all(sequence.state is State.DONE and sequence.flying for sequence in self._leaving)
+        assert all(sequence.stale in (0, sequence.flying) for sequence in self.running)
         slots = [sequence.slot for sequence in held]
         slots += [fork.slot for sequence in held for fork in sequence.forks]
         assert sorted(slots + self._slots) == list(range(self.limits.sequences)), "slots lost or doubled"

@@ -29,6 +29,7 @@ class State(Enum):
 class Sequence:
     """tokens: prompt and answer, int32. computed: leading positions whose KV is in its pages.
     flying: positions behind those that steps in flight compute; ahead: tokens that such steps sample, not yet known.
+    stale: flying, if those were computed from a wrong token; nothing more is computed until they are back.
 
     order: sorts the queue and picks victims; first (arrival step + priority * HEAD_START), then arrival, then sample.
     forks: the request's other samples, until this one's prompt is computed and they share its pages.
@@ -58,6 +59,7 @@ class Sequence:
         "scored",
         "seed",
         "slot",
+        "stale",
         "state",
         "stop_ids",
         "tables",
@@ -93,6 +95,7 @@ class Sequence:
         self.computed = 0
         self.flying = 0
         self.ahead = 0
+        self.stale = 0
         self.cached_tokens = 0
         self.scored = 1 if request.params.prompt_logprobs is not None and index == 0 else self.prompt_len
         self.slot = -1

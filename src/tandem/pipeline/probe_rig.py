@@ -154,7 +154,7 @@ class BlockRig:
         buffers = StepBuffers(**arrays)
         if picks:
             candidates = CandidateBuffers(**{name: arena.take(size, np.int32) for name, size in asked.items()})
-            candidates.asks[:] = (1, 0, _ONE, -1, 0, 0, _ONE, 0, 0)
+            candidates.asks[:, :7] = (1, 0, _ONE, -1, 0, 0, _ONE)
             buffers.candidates = (candidates,)
         return buffers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,12 @@ from tandem.memory.plan import Limits
 LIMITS = Limits(context=96, sequences=4, rows=24)
 GREEDY = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
 EOS = 1
+SAMPLED: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.8, "top_k": 20},
+    {"temperature": 0.9, "top_p": 0.9},
+    {"temperature": 1.5, "top_p": 0.6, "min_p": 0.02},
+]
 
 
 def engine_on(text: str, devices: Mapping[str, Device], *, run_ahead: bool = True) -> Engine:
@@ -49,11 +56,11 @@ def answers(engine: Engine, seed: int, *, sampled: bool = False, requests: int =
     while len(submitted) < requests or not engine.idle:
         if len(submitted) < requests and draw.random() < 0.4:
             prompt = story[: draw.choice([0, 20, 40])] + [draw.randrange(3, 2000) for _ in range(draw.randint(1, 20))]
-            other = sampled and draw.random() < 0.3
+            other = sampled and draw.random() < 0.6
+            how = draw.choice(SAMPLED) if other else {"temperature": 0.0}
             params = SamplingParams(
+                **how,
                 max_tokens=draw.randint(1, 30),
-                temperature=0.8 if other else 0.0,
-                top_k=20 if other else 0,
                 seed=len(submitted),
                 repetition_penalty=1.2 if sampled and draw.random() < 0.1 else 1.0,
                 logprobs=draw.choice([None, None, 2]),
@@ -105,8 +112,9 @@ def test_a_steady_step_takes_nothing_more(opened: Open) -> None:
     device = opened()
     engine = engine_on("g", {"g": device})
     planned = {plan.device: plan for plan in engine.executor.plan.devices}
-    for k in range(4):
-        engine.submit(Request(id=str(k), prompt=[5 + k, 6, 7], params=GREEDY))
+    for k, how in enumerate(({"temperature": 0.0}, {}, {"top_p": 0.9}, {"temperature": 0.5, "top_k": 9})):
+        params = SamplingParams(max_tokens=20, ignore_eos=True, seed=k, **how)
+        engine.submit(Request(id=str(k), prompt=[5 + k, 6, 7], params=params))
     for _ in range(4):
         engine.step()
     live = device._machine.memory._live.values()
@@ -115,6 +123,7 @@ def test_a_steady_step_takes_nothing_more(opened: Open) -> None:
     for _ in range(12):
         assert len(engine.step()) == 4 and len(engine._flying) == 1
     assert (device.counters.allocations, device.counters.whole_rows) == before
+    assert engine.counters.wasted_rows == 0
 
 
 def test_a_step_that_fails_in_flight_fails_its_requests_and_no_later_ones(

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devices.candidates_model import answer, buffers_for
+from devices.candidates_model import answer, buffers_for, noise
 from devices.runner import Runner, aligned_zeros
 from devices.vulkan.conftest import Open
 from devices.vulkan.support import bundled, whole
-from tandem._native import MAX_CANDIDATES, Timeline
+from tandem._native import DRAWN_CANDIDATES, MAX_CANDIDATES, MAX_DRAWN, Timeline
 from tandem.devices.base import Event, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
 from tandem.devices.candidates import (
     ANSWER_HEAD,
+    BY_SCORE,
     COUNTED,
+    NOISE,
     RAW_TOTAL,
     STOP,
+    TAKEN,
     TAKES_SLOT,
     TOTAL,
     CandidateBuffers,
@@ -34,9 +37,11 @@ from tandem.errors import DeviceError
 from tandem.llm import LLM
 from tandem.weights.tensor import Tensor, TensorType
 
+_NO_FLOOR = int(np.float32(-np.inf).view(np.int32))
 PICKING = {"adjust", "select", "mass", "answer", "rows"}
 HIDDEN = 32
 Floats = np.ndarray
+Words = np.ndarray
 
 
 class Picker(VulkanProgram):
@@ -96,7 +101,10 @@ class Bench:
         answer(logits, expected)
         self.step(logits)
         for i, (got, want) in enumerate(zip(self.asked.answers, expected.answers[: len(logits)], strict=False)):
-            assert got[:2].tolist() == want[:2].tolist()
+            assert got[1] == want[1]
+            assert not want[0] or got[TAKEN] == want[TAKEN], self.asked.asks[i]
+            # Of a row that is drawn from as a whole, and that has no token, there is nothing but that.
+            assert got[0] == want[0] or (self.asked.asks[i, 1] & BY_SCORE and want[0] == 1)
             if not want[0]:
                 np.testing.assert_array_equal(self.buffers.logits[i].view(np.int32), logits[i].view(np.int32))
             elif not want[1]:
@@ -137,7 +145,24 @@ def random_asks(random: np.random.Generator, asked: CandidateBuffers, count: int
         ask[2] = random.choice(np.float32([0.01, 0.7, 1.0, 1.3, 40.0])).view(np.int32)
         ask[6:9] = random.choice(np.float32([0.3, 0.9, 1.1, 1.7, -0.4]), 3).view(np.int32)
         ask[6] = random.choice(np.float32([0.01, 0.77, 1.0, 1.1, 1.3, 3.0])).view(np.int32)
+        ask[9:13] = random.integers(-(2**31), 2**31, 4)
+        choose(random, ask, vocab)
         at += listed
+
+
+def choose(random: np.random.Generator, ask: Words, vocab: int) -> None:
+    """Who chooses the token for the slot: the highest logit, noise among candidates, or noise among all tokens."""
+    how = random.choice([0, TAKES_SLOT, TAKES_SLOT | NOISE, TAKES_SLOT | NOISE | BY_SCORE])
+    if not ask[0] or (how & BY_SCORE and vocab < DRAWN_CANDIDATES):
+        how = 0
+    ask[1] |= how
+    top_p = random.choice(np.float32([1.0, 0.95, 0.8, 0.4, 1e-9]))
+    ask[13:16] = random.integers(1, ask[0] + 1) if ask[0] else 0, top_p.view(np.int32), _NO_FLOOR
+    if how & BY_SCORE:
+        ask[0], ask[13] = DRAWN_CANDIDATES, 0
+        ask[1] = ask[1] & ~TOTAL | (TOTAL if top_p < 1 else 0)
+    elif random.random() < 0.3:
+        ask[15] = np.float32(-0.5).view(np.int32)
 
 
 @pytest.mark.parametrize("vocab", [1, 3, 63, 64, 65, 1000, 4096, 4097, 20_000])
@@ -172,8 +197,35 @@ def test_a_large_vocabulary(vulkan: VulkanDevice) -> None:
     logits = np.zeros((3, vocab), np.float32)
     logits[:2] = np.random.default_rng(0).standard_normal((2, vocab)) * 3
     for ask, k in zip(bench.asked.asks, (1, MAX_CANDIDATES, MAX_CANDIDATES), strict=True):
-        ask[:] = (k, TOTAL | RAW_TOTAL, np.float32(0.8).view(np.int32), -1, 0, 0, 0, 0, 0)
+        ask[:4] = (k, TOTAL | RAW_TOTAL, np.float32(0.8).view(np.int32), -1)
     bench.check(logits)
+    for number, (ask, flags) in enumerate(zip(bench.asked.asks, (0, TOTAL, TOTAL), strict=True)):
+        ask[:2] = (DRAWN_CANDIDATES, flags | TAKES_SLOT | NOISE | BY_SCORE)
+        ask[9:13] = number
+        ask[14] = np.float32(0.9 if flags else 1.0).view(np.int32)
+    bench.check(logits)
+
+
+def test_noise_is_the_hosts_within_what_the_host_allows(vulkan: VulkanDevice) -> None:
+    """Of the whole range: tokens whose logits make up for their noise, but for steps of 4e-5 in another order."""
+    vocab, count, each = 100_000, 64, 6
+    bench = Bench(vulkan, vocab, count)
+    logits = np.full((count, vocab), -60.0, np.float32)
+    random = np.random.default_rng(9)
+    best = []
+    for row, ask in enumerate(bench.asked.asks):
+        ask[:4] = (DRAWN_CANDIDATES, TAKES_SLOT | NOISE | BY_SCORE, np.float32(1).view(np.int32), -1)
+        ask[9:13] = (row, 7 * row, row % 3, 1000 + row)
+        ask[14] = np.float32(1).view(np.int32)
+        drawn = noise(ask, vocab)
+        by_noise = np.argsort(drawn)
+        ends = by_noise[[row, -1 - row]]
+        tokens = random.permutation([*ends, *random.choice(by_noise[64:-64], each - 2, replace=False)])
+        logits[row, tokens] = 10.0 - drawn[tokens] + 4e-5 * np.arange(each)
+        best.append(tokens[: -1 - MAX_DRAWN : -1].tolist())
+    bench.check(logits)
+    pairs = bench.asked.answers[:, ANSWER_HEAD : ANSWER_HEAD + 2 * (1 + MAX_DRAWN)].reshape(count, -1, 2)
+    assert pairs[:, 1:, 0].tolist() == best
 
 
 def test_penalties_are_rounded_as_on_the_host(vulkan: VulkanDevice) -> None:
@@ -188,7 +240,7 @@ def test_penalties_are_rounded_as_on_the_host(vulkan: VulkanDevice) -> None:
         bench.asked.masks[i] = 0
         bench.asked.masks[i, :2] = -1
         penalties = random.uniform([0.01, -2, -2], [100, 2, 2]).astype(np.float32).view(np.int32)
-        ask[:] = (64, 0, 0, i, i * 64, 64, *penalties)
+        ask[:9] = (64, 0, 0, i, i * 64, 64, *penalties)
     bench.check(logits)
 
 
@@ -211,7 +263,7 @@ def test_an_adjustment_hides_no_logit_that_is_not_finite(kind: int, vulkan: Vulk
     bench = Bench(vulkan, 300, 3)
     logits = np.zeros((3, 300), np.float32)
     logits[:, 70] = (np.nan, np.inf, -np.inf)
-    bench.asked.asks[:] = [(2, RAW_TOTAL, 0, -1, row, 1, np.float32(2).view(np.int32), 0, 0) for row in range(3)]
+    bench.asked.asks[:, :7] = [(2, RAW_TOTAL, 0, -1, row, 1, np.float32(2).view(np.int32)) for row in range(3)]
     bench.asked.adjustments[:3] = (70, kind, 0, np.float32(-1).view(np.int32), 0)
     bench.check(logits)
     assert bench.asked.answers[:, 1].tolist() == [1, 1, 0]
@@ -221,6 +273,7 @@ def test_an_adjustment_hides_no_logit_that_is_not_finite(kind: int, vulkan: Vulk
     ("spoil", "message"),
     [
         (lambda asked: asked.asks[0].__setitem__(0, 65), "more than 64 candidates"),
+        (lambda asked: asked.asks[0].__setitem__(1, BY_SCORE), "drawn from as a whole asks for 1 candidates"),
         (lambda asked: asked.asks[0].__setitem__(3, 2), "a mask outside the 2"),
         (lambda asked: asked.asks[0].__setitem__(5, 201), "adjustments outside the 200"),
         (lambda asked: asked.asks[:2].__setitem__((1, slice(2)), (1, TAKES_SLOT)), "a slot outside the 2"),
@@ -231,7 +284,7 @@ def test_asks_that_point_outside_are_refused(
     spoil: Callable[[CandidateBuffers], None], message: str, vulkan: VulkanDevice
 ) -> None:
     bench = Bench(vulkan, 100, 2)
-    bench.asked.asks[0] = (1, 0, 0, -1, 0, 1, 0, 0, 0)
+    bench.asked.asks[0, :6] = (1, 0, 0, -1, 0, 1)
     bench.batch.samples[1, 1] = 2
     spoil(bench.asked)
     with pytest.raises(DeviceError, match=message):
@@ -248,7 +301,7 @@ def test_copies_are_the_step_and_the_candidates(opened: Open) -> None:
     assert head is not None
 
     def copied(k: int) -> int:
-        bench.asked.asks[:] = (k, RAW_TOTAL, 0, -1, 0, 0, 0, 0, 0)
+        bench.asked.asks[:, :4] = (k, RAW_TOTAL, 0, -1)
         bench.step(logits)
         before = device.counters.copied, device.counters.allocations
         bench.step(logits)
@@ -278,11 +331,11 @@ def test_a_step_takes_the_token_that_the_step_before_it_chose(mirrored: bool, op
     expected = runner.step([(known, [token])])[0]
 
     guessing = runner.start()
-    asked.asks[2] = (1, TAKES_SLOT, 0, -1, 0, 0, 0, 0, 0)
+    asked.asks[2, :4] = (1, TAKES_SLOT, 0, -1)
     # The runner names a sample's slot by its row.
     runner.step([(guessing, [5, 6])])
     runner.buffers.slots[:] = -1
-    asked.asks[0] = (1, TAKES_SLOT, 0, -1, 0, 0, 0, 0, 0)
+    asked.asks[0, :4] = (1, TAKES_SLOT, 0, -1)
     asked.asks[1:] = 0
     runner.step([(guessing, [7])])
     assert runner.buffers.slots[0] == token

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tandem._native import MAX_CANDIDATES
+from tandem._native import MAX_CANDIDATES, MAX_DRAWN
 from tandem.devices.spec import HeadSpec
 from tandem.devices.vulkan.dispatch import LANES, Dispatch, Grid, Use, push
 from tandem.devices.vulkan.memory import View
@@ -13,6 +13,8 @@ from tandem.devices.vulkan.memory import View
 # Logits that one workgroup picks from, and workgroups that share a row's adjustments or its copy.
 CHUNK = 4096
 _SHARE = 16
+# Bytes of a chunk's masses: in all, twice, and before each drawn token.
+_MASSES = 8 * (2 + MAX_DRAWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def scratch_bytes(spec: HeadSpec, samples: int) -> dict[str, int]:
     return {
         "places": samples * chunks * MAX_CANDIDATES * 8,
         "chosen": samples * MAX_CANDIDATES * 8,
-        "masses": samples * chunks * 16,
+        "masses": samples * chunks * _MASSES,
     }
 
 
@@ -55,8 +57,9 @@ def sampling_dispatches(spec: HeadSpec, at: SamplingPlaces) -> Iterator[Dispatch
     yield Dispatch("select", (LANES, 1), second, shape, each)
     weighed = (*common, Use(2, at.logits), Use(3, at.masks), Use(4, at.chosen), Use(5, at.masses, "write"))
     yield Dispatch("mass", (LANES,), weighed, shape, by_chunk)
-    answered = (*common, Use(2, at.chosen), Use(3, at.masses), Use(4, at.answers, "write"), Use(5, at.slots, "write"))
-    yield Dispatch("answer", (LANES,), answered, push(chunks, at.slot_count), each)
+    told = (Use(4, at.answers, "write"), Use(5, at.slots, "write"), Use(6, at.logits))
+    answered = (*common, Use(2, at.chosen), Use(3, at.masses), *told)
+    yield Dispatch("answer", (LANES,), answered, push(spec.vocab, chunks, at.slot_count), each)
     yield _adjust(spec, at, undo=True)
 
 

@@ -1,28 +1,23 @@
 // The masses of a chunk of a row's logits relative to its highest, at the asked temperature and at temperature 1:
-// counts of 2^-40, native/kernels/logit_row.h's mass_of bit for bit, in sums of two words.
+// counts of 2^-40, native/kernels/logit_row.h's mass_of bit for bit, in sums of two words. Of a row that is drawn from as a
+// whole also what comes before each of the drawn tokens.
 #version 460
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "sampling.glsl"
+#include "mass_sum.glsl"
 
 layout(set = 0, binding = 2) readonly buffer Logits { uint logits[]; };
 layout(set = 0, binding = 3) readonly buffer Masks { uint masks[]; };
 layout(set = 0, binding = 4) readonly buffer Chosen { uvec2 chosen[]; };
-layout(set = 0, binding = 5) writeonly buffer Parts { uvec4 parts[]; };
+layout(set = 0, binding = 5) writeonly buffer Parts { uvec4 parts[]; };  // MASSES for each chunk
 
 layout(push_constant) uniform Push {
     uint vocab;
     uint chunk_tokens;
     uint chunks;
 };
-
-shared uvec4 tree[LANES];
-
-uvec2 add(uvec2 a, uvec2 b) {
-    uint carry;
-    uint low = uaddCarry(a.x, b.x, carry);
-    return uvec2(low, a.y + b.y + carry);
-}
 
 uvec2 mass_of(float d) {
     const float ROUND = 12582912.0;  // 1.5 * 2^23: adding it rounds to an integer
@@ -62,23 +57,35 @@ void main() {
     float highest = uintBitsToFloat(logit_bits(highest_word)), inverse = asked_float(index, 2);
     int mask = asked_mask(index);
     uint start = gl_WorkGroupID.x * chunk_tokens, stop = min(start + chunk_tokens, vocab);
+    bool by_score = (flags & BY_SCORE) != 0u;
+    uvec2 drawn[DRAWN], ahead[DRAWN];
+    [[unroll]] for (uint i = 0; i < DRAWN; ++i) {
+        uvec2 place = chosen[index * MOST + 1 + i];
+        drawn[i] = by_score ? place_by_logit(place, logits[index * vocab + place.y]) : uvec2(0);
+        ahead[i] = uvec2(0);
+    }
     uvec2 total = uvec2(0), raw_total = uvec2(0);
     for (uint token = start + lane; token < stop; token += LANES) {
         uint bits = logits[index * vocab + token];
         if (bits == MINUS_INFINITY) continue;
-        if (mask >= 0 && (masks[uint(mask) * ((vocab + 31) / 32) + token / 32] >> (token & 31u) & 1u) == 0u) continue;
+        if (!ALLOWS(masks, mask, vocab, token)) continue;
         precise float behind = uintBitsToFloat(bits) - highest;
         precise float d = behind * inverse;
-        if ((flags & TOTAL) != 0u) total = add(total, mass_of(d));
         if ((flags & RAW_TOTAL) != 0u) raw_total = add(raw_total, mass_of(behind));
+        if ((flags & TOTAL) == 0u) continue;
+        uvec2 mass = mass_of(d);
+        total = add(total, mass);
+        if (!by_score) continue;
+        uvec2 place = uvec2(descending(bits), token);
+        [[unroll]] for (uint i = 0; i < DRAWN; ++i)
+            if (before(place, drawn[i])) ahead[i] = add(ahead[i], mass);
     }
-    tree[lane] = uvec4(total, raw_total);
-    for (uint width = LANES / 2; width > 0; width /= 2) {
-        barrier();
-        if (lane < width) {
-            uvec4 other = tree[lane + width];
-            tree[lane] = uvec4(add(tree[lane].xy, other.xy), add(tree[lane].zw, other.zw));
-        }
+    uint target = (index * chunks + gl_WorkGroupID.x) * MASSES;
+    uvec4 sum = workgroup_mass(uvec4(total, raw_total));
+    if (lane == 0u) parts[target] = sum;
+    if (!by_score) return;
+    [[unroll]] for (uint i = 0; i < DRAWN; i += 2) {
+        sum = workgroup_mass(uvec4(ahead[i], ahead[i + 1]));
+        if (lane == 0u) parts[target + 1 + i / 2] = sum;
     }
-    if (lane == 0u) parts[index * chunks + gl_WorkGroupID.x] = tree[0];
 }

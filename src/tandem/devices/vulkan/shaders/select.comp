@@ -1,10 +1,12 @@
 // A row's first k places, in two rounds: of each chunk of its logits, then (FINAL) of what the chunks gave, in order.
-// With k of 1 that is a minimum; otherwise the k-th place is found byte by byte by counting (a radix select).
+// With k of 1 that is a minimum; otherwise the k-th place is found byte by byte by counting (a radix select). Of a row that
+// is drawn from as a whole: the token of the highest logit, then the places by score of those of the DRAWN highest scores.
 #version 460
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 #include "step.glsl"
 #include "sampling.glsl"
+#include "noise.glsl"
 
 layout(constant_id = 1) const bool FINAL = false;
 
@@ -26,8 +28,6 @@ shared uint sums[LANES];
 shared uvec2 lowest[LANES];
 shared uint found;
 
-bool before(uvec2 a, uvec2 b) { return a.x < b.x || (a.x == b.x && a.y < b.y); }
-
 uvec2 place_at(uint index, uint k, int mask, uint i) {
     if (FINAL) {
         uint at = 2 * ((index * chunks + i / k) * MOST + i % k);
@@ -35,8 +35,7 @@ uvec2 place_at(uint index, uint k, int mask, uint i) {
     }
     uint token = gl_WorkGroupID.x * chunk_tokens + i;
     uint word = descending(source[index * vocab + token]);
-    if (mask >= 0 && word != 0u && (masks[uint(mask) * ((vocab + 31) / 32) + token / 32] >> (token & 31u) & 1u) == 0u)
-        word = MINUS_INFINITY;
+    if (word != 0u && !ALLOWS(masks, mask, vocab, token)) word = MINUS_INFINITY;
     return uvec2(word, token);
 }
 
@@ -50,6 +49,73 @@ bool matches(uvec2 place, uvec2 prefix, uint pass) {
     return place.y >> (64 - 8 * pass) == prefix.y >> (64 - 8 * pass);
 }
 
+// The first DRAWN places by score, in order.
+struct Best {
+    uvec2 places[DRAWN];
+};
+shared Best best_of[LANES];
+
+void insert(inout Best best, uvec2 place) {
+    if (!before(place, best.places[DRAWN - 1])) return;
+    [[unroll]] for (uint i = 0; i < DRAWN; ++i) {
+        bool first = before(place, best.places[i]);
+        uvec2 other = best.places[i];
+        if (first) best.places[i] = place;
+        if (first) place = other;
+    }
+}
+
+void insert_token(inout Best best, inout uvec2 first, uint index, uint token, int mask, uint word) {
+    uint logit = source[index * vocab + token];
+    uvec2 place = uvec2(descending(logit), token);
+    if (place.x != 0u && !ALLOWS(masks, mask, vocab, token)) place.x = MINUS_INFINITY;
+    if (before(place, first)) first = place;
+    if (place.x == 0u || place.x == MINUS_INFINITY) {
+        insert(best, place);
+        return;
+    }
+    float score = uintBitsToFloat(logit) * asked_float(index, 2) + gumbel(word);
+    insert(best, uvec2(descending(floatBitsToUint(score)), token));
+}
+
+void draw(uint index, uint target, int mask) {
+    uint lane = gl_LocalInvocationID.x;
+    uvec2 first = uvec2(0xffffffffu);
+    Best best;
+    [[unroll]] for (uint i = 0; i < DRAWN; ++i) best.places[i] = uvec2(0xffffffffu);
+    if (FINAL) {
+        for (uint chunk = lane; chunk < chunks; chunk += LANES) {
+            uint at = 2 * (index * chunks + chunk) * MOST;
+            uvec2 place = uvec2(source[at], source[at + 1]);
+            if (before(place, first)) first = place;
+            [[unroll]] for (uint i = 1; i <= DRAWN; ++i) insert(best, uvec2(source[at + 2 * i], source[at + 2 * i + 1]));
+        }
+    } else {
+        // Four tokens share a block of words.
+        uint start = gl_WorkGroupID.x * chunk_tokens, stop = min(start + chunk_tokens, vocab);
+        for (uint i = lane; i < chunk_tokens / 4; i += LANES) {
+            uint token = start + 64 * (i / 16) + i % 16;
+            uvec4 words = noise_words(index, token);
+            [[unroll]] for (uint e = 0; e < 4; ++e)
+                if (token + 16 * e < stop) insert_token(best, first, index, token + 16 * e, mask, words[e]);
+        }
+    }
+    lowest[lane] = first;
+    best_of[lane] = best;
+    for (uint width = LANES / 2; width > 0; width /= 2) {
+        barrier();
+        if (lane < width) {
+            if (before(lowest[lane + width], lowest[lane])) lowest[lane] = lowest[lane + width];
+            Best other = best_of[lane + width];
+            [[unroll]] for (uint i = 0; i < DRAWN; ++i) insert(best, other.places[i]);
+            best_of[lane] = best;
+        }
+    }
+    if (lane != 0u) return;
+    places[target] = lowest[0];
+    [[unroll]] for (uint i = 0; i < DRAWN; ++i) places[target + 1 + i] = best.places[i];
+}
+
 void main() {
     uint index = gl_WorkGroupID.y, lane = gl_LocalInvocationID.x;
     if (index >= batch_samples()) return;
@@ -60,6 +126,10 @@ void main() {
     uint target = (FINAL ? index : index * chunks + gl_WorkGroupID.x) * MOST;
     uvec2 last = uvec2(0xffffffffu);
 
+    if ((asked_flags(index) & BY_SCORE) != 0u) {
+        draw(index, target, mask);
+        return;
+    }
     if (k == 1u) {
         uvec2 first = last;
         // Many are asked for before one is looked at.
