@@ -28,7 +28,7 @@ from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
 from tandem.devices.vulkan.instance import Instance
 from tandem.devices.vulkan.products import gated_outputs
-from tandem.devices.vulkan.tiles import FEW_ROWS, MANY_ROWS, MOST_ROWS, byte_matrix_tile, matrix_tile
+from tandem.devices.vulkan.tiles import FEW_ROWS, MANY_ROWS, MOST_ROWS, attention_tile, byte_matrix_tile, matrix_tile
 from tandem.devices.vulkan.variants import SHARED, THIN
 from tandem.weights.tensor import TensorType
 
@@ -45,6 +45,7 @@ CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "norm", "att
 CEILINGS |= dict.fromkeys(("product_gated", "product_int_gated", "product_norm", "product_int_norm"), 128)
 # Float16 weights bring float32 activations in registers; 168 let 4 waves of wave64 share a SIMD.
 CEILINGS["product_matrix"] = CEILINGS["product_matrix_int8"] = 168
+CEILINGS["attention_matrix"] = 160
 # Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
 CEILINGS["attention"] = 144
 CEILING = 96
@@ -98,6 +99,11 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
                     "attention",
                     (2 * LANES, dim, flag, 1, heads, rows),
                 )
+                tile = attention_tile((16, 16, 16), dim, WAVE, 64 << 10)
+                if dtype != "f32" and tile is not None:
+                    sizes = (heads, tile.queries // heads, *tile.sizes)
+                    label = f"attention_matrix {dim} {dtype}, {heads} heads x {tile.queries // heads}"
+                    yield label, "attention_matrix", (tile.lanes, dim, flag, 1, *sizes)
                 lanes = ROW_LANES if heads <= 4 else ROW_LANES // 2
                 for shader in ("attention_split", "attention_row"):
                     yield f"{shader} {dim} {dtype}, {heads} heads", shader, (lanes, dim, flag, 1, heads)
@@ -108,7 +114,7 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
         yield shader, shader, (ROW_LANES,)
     for shader, names in (("select", ("chunk", "final")), ("adjust", ("apply", "undo"))):
         for flag, name in enumerate(names):
-            yield f"{shader} {name}", shader, (LANES, flag)
+            yield f"{shader} {name}", shader, (ROW_LANES if shader == "select" else LANES, flag)
     for shader in ("mass", "answer", "rows", "copy", "ceiling_read", "ceiling_dots"):
         yield shader, shader, (LANES,)
 
@@ -192,7 +198,7 @@ class Compiler:
         main = ffi.new("char[]", b"main")
         stage = struct(
             "VkPipelineShaderStageCreateInfo",
-            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if Path(shader).name.startswith("product_matrix") else 0,
+            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if "_matrix" in Path(shader).name else 0,
             stage=vk.SHADER_STAGE_COMPUTE,
             module=module,
             pName=main,
@@ -266,7 +272,7 @@ def faults(shader: str, statistics: dict[str, Any]) -> list[str]:
     if not readable(instructions):
         return found
     dots = ("product_int", "product_int_gated", "product_int_norm", "product_tile")
-    wanted = "v_dot4" if shader in dots else "v_wmma" if shader in ("product_matrix", "product_matrix_int8") else None
+    wanted = "v_dot4" if shader in dots else "v_wmma" if "_matrix" in shader else None
     if wanted and not any(name.startswith(wanted) for name in instructions):
         found.append(f"no {wanted}")
     if shader.startswith("product"):
@@ -286,7 +292,7 @@ def compile_all() -> dict[str, dict[str, Any]]:
     return {
         label: {"shader": shader, **compiler.compile(shader, constants)}
         for label, shader, constants in variants()
-        if compiler.has_matrices or not shader.startswith("product_matrix")
+        if compiler.has_matrices or "_matrix" not in shader
     }
 
 

@@ -259,8 +259,8 @@ class ThroughputBench:
     def _timed(self) -> Iterator[Callable[[], Span]]:
         """Yields a function that, after the block, tells what happened in it."""
         counters = self._engine.counters
-        names = ("wait_seconds", "sample_seconds", "steps", "rows", "sampled", "allocations", "bytes_copied")
-        names += ("wasted_rows", "whole_rows")
+        names = ["wait_seconds", "sample_seconds", "steps", "rows", "sampled", "allocations", "bytes_copied"]
+        names += ["wasted_rows", "whole_rows"]
         before, lanes_before = [getattr(counters, name) for name in names], counters.pipeline.copy()
         spans: list[Span] = []
         start = time.perf_counter()

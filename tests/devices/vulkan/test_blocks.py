@@ -195,6 +195,28 @@ def test_attention_over_splits(
     compare(vulkan, ref, spec, weights, [(520, 90), (30, 10)])
 
 
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+@pytest.mark.parametrize("window", [None, 70, 300], ids=["full", "narrow", "window"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(2, 1, 32), (12, 2, 96), (3, 1, 128), (4, 1, 256)])
+def test_attention_of_many_rows(
+    heads: int, kv_heads: int, head_dim: int, window: int | None, dtype: str, fast: VulkanDevice, vulkan: VulkanDevice
+) -> None:
+    """With cooperative matrices where the driver has them: within float16 of what float32 gives."""
+    spec = AttentionSpec(
+        *(0, 64, heads, kv_heads, head_dim, head_dim**-0.5, NormSpec(1e-6), RopeSpec(1e4, head_dim)),
+        window=window,
+        softcap=30.0 if window == 70 else None,
+    )
+    weights = random_weights(np.random.default_rng(3), spec, TensorType.F32)
+    for lengths, page_size in (([(600, 80), (3, 61), (63, 2), (0, 1)], 16), ([(0, 130)], 4)):
+        rows = sum(new for _, new in lengths)
+        hidden = np.random.default_rng(2).normal(0, 1, (rows, spec.hidden)).astype(np.float32)
+        got, expected = (
+            run(device, spec, weights, hidden, lengths, page_size, dtype) - hidden for device in (fast, vulkan)
+        )
+        assert relative_error(got, expected) < 2e-3
+
+
 @pytest.mark.parametrize("head_dim", [32, 64, 96])
 def test_8_bit_pages_hold_what_the_cpus_do(head_dim: int, vulkan: VulkanDevice) -> None:
     """With float32 weights, so that keys and values alone are rounded; one on the edge may round the other way."""

@@ -83,6 +83,11 @@ class Dispatch:
     block: str = ""
 
 
+def groups(count: int, size: int) -> int:
+    """Workgroups of `size` that `count` of something need."""
+    return -(-count // size)
+
+
 def push(*values: int | float) -> bytes:
     """Push constants: 32-bit integers and floats, as the shader's block has them."""
     return b"".join(struct.pack("<f" if isinstance(value, float) else "<I", value) for value in values)

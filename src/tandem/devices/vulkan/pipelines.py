@@ -129,7 +129,7 @@ class Pipelines:
         stage = struct(
             "VkPipelineShaderStageCreateInfo",
             # Whoever uses cooperative matrices must ask for whole subgroups.
-            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if shader.startswith("product_matrix") else 0,
+            flags=vk.STAGE_REQUIRE_FULL_SUBGROUPS if "_matrix" in shader else 0,
             stage=vk.SHADER_STAGE_COMPUTE,
             module=self._module(shader),
             pName=entry_point,

@@ -203,3 +203,8 @@ def product(
             values = push(*each.values, stride, start, splits[1], int(sampled), softcap)
             yield Dispatch(each.shader, each.constants, uses, values, each.grid)
         first += matrix.rows
+
+
+def wants_bounds(block: VulkanBlock, name: str, places: Places) -> bool:
+    """Whether the products with these matrices need to know how large their 8-bit rows are."""
+    return any(places.kernels.wants_bounds(matrix, places.row_bucket) for matrix in block.matrices[name])

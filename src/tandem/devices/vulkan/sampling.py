@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tandem._native import MAX_CANDIDATES, MAX_DRAWN
 from tandem.devices.spec import HeadSpec
-from tandem.devices.vulkan.dispatch import LANES, Dispatch, Grid, Use, push
+from tandem.devices.vulkan.dispatch import LANES, ROW_LANES, Dispatch, Grid, Use, push
 from tandem.devices.vulkan.memory import View
 
 # Logits that one workgroup picks from, and workgroups that share a row's adjustments or its copy.
@@ -52,9 +52,9 @@ def sampling_dispatches(spec: HeadSpec, at: SamplingPlaces) -> Iterator[Dispatch
     common = (Use(0, at.step), Use(1, at.asks))
     yield _adjust(spec, at, undo=False)
     first = (*common, Use(2, at.logits), Use(3, at.masks), Use(4, at.places, "write"))
-    yield Dispatch("select", (LANES, 0), first, shape, by_chunk)
+    yield Dispatch("select", (ROW_LANES, 0), first, shape, by_chunk)
     second = (*common, Use(2, at.places), Use(3, at.masks), Use(4, at.chosen, "write"))
-    yield Dispatch("select", (LANES, 1), second, shape, each)
+    yield Dispatch("select", (ROW_LANES, 1), second, shape, each)
     weighed = (*common, Use(2, at.logits), Use(3, at.masks), Use(4, at.chosen), Use(5, at.masses, "write"))
     yield Dispatch("mass", (LANES,), weighed, shape, by_chunk)
     told = (Use(4, at.answers, "write"), Use(5, at.slots, "write"), Use(6, at.logits))

@@ -65,6 +65,52 @@ def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTi
     return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2, 2)
 
 
+# Keys of a tile of attention_matrix.comp, and elements of a head at a time.
+_KEYS, _HEAD_PART = 64, 64
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """A workgroup of attention_matrix.comp: a matrix's shape, the queries that are its rows, its subgroups and how many
+    of them stand above each other.
+    """
+
+    lanes: int
+    shape: tuple[int, int, int]
+    queries: int
+    subgroups: int
+    above: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """As the shader's constants have them."""
+        return *self.shape, self.queries, self.subgroups, self.above
+
+
+def attention_tile(
+    shape: tuple[int, int, int], head_dim: int, subgroup: int, shared_memory: int
+) -> AttentionTile | None:
+    """With matrices of this shape, [M, K] times [K, N], for as many queries as shared memory (bytes) holds, up to 32;
+    None where that is too little or a workgroup cannot be made of the driver's subgroups.
+    """
+    m, n, k = shape
+    for queries in (32, 16):
+        above = min(4, queries // m)
+        lanes = 4 * subgroup
+        fits = above and queries % m == _KEYS % k == _KEYS * above // 4 % n == 0
+        fits = fits and queries <= lanes <= 16 * queries and lanes <= 8 * _KEYS
+        if fits and _attention_bytes(queries, head_dim, lanes) <= shared_memory:
+            return AttentionTile(lanes, shape, queries, 4, above)
+    return None
+
+
+def _attention_bytes(queries: int, head_dim: int, lanes: int) -> int:
+    """Queries, a part of keys or values, weights; scores; decays, what lanes share, and places."""
+    padded = -(-head_dim // _HEAD_PART) * _HEAD_PART
+    halves = queries * (padded + 8) + _KEYS * (_HEAD_PART + 8) + queries * (_KEYS + 8)
+    return 2 * halves + 4 * queries * (_KEYS + 16) + 4 * (queries + lanes) + 2 * 16 * _KEYS
+
+
 def usual_splits(outputs: int, bucket: int) -> int:
     """Splits of a sum that makes so many outputs, where nothing was measured."""
     tiles = -(-outputs // 64)

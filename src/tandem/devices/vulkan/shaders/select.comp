@@ -24,7 +24,7 @@ const uint AT_ONCE = 8;
 
 shared uvec2 kept[MOST];
 shared uint counts[256];
-shared uint sums[LANES];
+shared uint sums[16];
 shared uvec2 lowest[LANES];
 shared uint found;
 
@@ -159,14 +159,15 @@ void main() {
                 if (matches(place, prefix, pass)) atomicAdd(counts[byte_of(place, pass)], 1);
             }
             barrier();
-            const uint share = 256 / LANES;
-            uint sum = 0;
-            for (uint i = 0; i < share; ++i) sum += counts[lane * share + i];
-            sums[lane] = sum;
+            if (lane < 16) {
+                uint sum = 0;
+                [[unroll]] for (uint i = 0; i < 16; ++i) sum += counts[lane * 16 + i];
+                sums[lane] = sum;
+            }
             barrier();
             uint part = 0;
             while (sums[part] < need) need -= sums[part++];
-            uint byte = part * share;
+            uint byte = part * 16;
             while (counts[byte] < need) need -= counts[byte++];
             bool whole = counts[byte] == need;
             uint rest = pass < 4 ? 24 - 8 * pass : 56 - 8 * pass;
