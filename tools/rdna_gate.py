@@ -25,7 +25,7 @@ from typing import Any
 from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding.loader import NULL, call, check, create, ffi, library, listed, struct, text
 from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
-from tandem.devices.vulkan.dispatch import LANES, ROW_LANES
+from tandem.devices.vulkan.dispatch import LANES, ROW_LANES, TEAM
 from tandem.devices.vulkan.instance import Instance
 from tandem.devices.vulkan.products import gated_outputs
 from tandem.devices.vulkan.tiles import FEW_ROWS, MANY_ROWS, MOST_ROWS, attention_tile, byte_matrix_tile, matrix_tile
@@ -91,7 +91,7 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
                 yield label, "product_matrix_int8", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
     for dim in HEAD_DIMS:
         for flag, dtype in enumerate(("f16", "f32", "q8_0")):
-            yield f"heads {dim} {dtype}", "heads", (LANES, dim, flag, 1, 1)
+            yield f"heads {dim} {dtype}", "heads", (TEAM, dim, flag, 1, 1)
             for heads in (1, 2, 8):
                 rows = 16 // heads
                 yield (

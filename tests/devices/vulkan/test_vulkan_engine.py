@@ -92,7 +92,7 @@ def test_embeddings_are_those_of_the_cpu(placement: str) -> None:
         assert np.linalg.norm(embedding - expected) < 0.02
 
 
-@pytest.mark.parametrize("top_k", [0, 20])
+@pytest.mark.parametrize("top_k", [65, 20])
 def test_grammars_are_followed_whether_the_gpu_applies_the_masks_or_the_host(top_k: int) -> None:
     grammar = Grammar(kind="regex", text="[a-z ]{5,20}[.]")
     params = [SamplingParams(max_tokens=30, top_k=top_k, temperature=t, seed=1, grammar=grammar) for t in (0.0, 1.0)]

@@ -12,6 +12,7 @@ from tandem.devices.vulkan.dispatch import (
     NONE,
     ROW_LANES,
     SPLIT_ROWS,
+    TEAM,
     Dispatch,
     Grid,
     Use,
@@ -55,7 +56,7 @@ def attention(
         uses += [Use(3 + index, view, "both") for index, view in enumerate(pool.chunks(spec.layer))]
         values = push(*_shape(spec, pool), spec.heads) + _heads(spec, block) + push(parts[1])
         grid = Grid(spec.heads + 2 * spec.kv_heads)
-        yield Dispatch("heads", (LANES, *pool.constants, parts[0]), tuple(uses), values, grid)
+        yield Dispatch("heads", (TEAM, *pool.constants, parts[0]), tuple(uses), values, grid)
     if places.row_bucket <= SPLIT_ROWS:
         yield from _attend_few(spec, block, places, pool, alone)
     else:

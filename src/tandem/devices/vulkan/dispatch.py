@@ -14,6 +14,8 @@ from tandem.devices.batch import Batch
 from tandem.devices.vulkan.memory import View
 
 LANES = 64
+# Of heads.comp: those that work on one head.
+TEAM = 64
 # Of shaders whose workgroups go over whole rows.
 ROW_LANES = 256
 # As in split.glsl.

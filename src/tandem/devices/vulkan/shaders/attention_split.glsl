@@ -23,13 +23,14 @@ const uint TILE = 64, TILES = LANES / TILE, SHARE = 4, SHARES = LANES / (TILE / 
 // Groups of lanes take the pairs of elements of the values; each some of the heads.
 const uint PAIRS = HEAD_DIM / 2, SPANS = (PAIRS + LANES - 1) / LANES, GROUPS = PAIRS < LANES ? LANES / PAIRS : 1;
 const uint HEADS_EACH = (HEADS + GROUPS - 1) / GROUPS;
-// Octets of a key that are loaded at once; values on their way.
-const uint OCTETS = (HEAD_DIM + 7) / 8, AT_ONCE = 8;
-const uint AHEAD = 16;
+// Octets of a key that are loaded at once; values on their way, as many as registers allow.
+const uint OCTETS = (HEAD_DIM + 7) / 8, AT_ONCE = KV_TYPE == KV_F32 ? 4 : 8;
+const uint AHEAD = HEADS_EACH <= 2 ? (KV_TYPE == KV_F16 ? 32 : 16) : KV_TYPE == KV_F32 ? 8 : 16;
+const uint FEWEST = AHEAD < 16 ? AHEAD : 16;
 
 shared vec4 queries[HEADS * HEAD_DIM / 4];
 #ifdef TAKES_HEADS
-const uint ROOM = LANES / 64 * HEAD_DIM, HEADS_LANES = HEADS * LANES;
+const uint ROOM = LANES / TEAM * HEAD_DIM, HEADS_LANES = HEADS * LANES;
 shared float weights[ROOM > HEADS_LANES ? ROOM : HEADS_LANES];
 #else
 shared float weights[HEADS * LANES];
@@ -79,6 +80,14 @@ void score(uint i, vec4 k) {
         vec4 q = queries[h * HEAD_DIM / 4 + i];
         precise float sum = fma(k.w, q.w, fma(k.z, q.z, fma(k.y, q.y, fma(k.x, q.x, scores[h]))));
         scores[h] = sum;
+    }
+}
+
+// Of the values of AHEAD positions of a chunk, from `first` on: those up to `high`, FEWEST at a time.
+void bring_values(inout uvec2 coming[AHEAD], uint first, uint high, uvec3 to_value, uint pair) {
+    [[unroll]] for (uint j = 0; j < AHEAD; ++j) {
+        if (j % FEWEST == 0 && first + j > high) break;
+        coming[j] = kv_pair_words(places[first + j] + to_value, pair);
     }
 }
 
@@ -201,7 +210,7 @@ void main() {
                 uint pair = SPANS > 1 ? span * LANES + lane : lane % PAIRS;
                 if (pair >= PAIRS) break;
                 uvec2 coming[AHEAD];
-                [[unroll]] for (uint j = 0; j < AHEAD; ++j) coming[j] = kv_pair_words(places[low + j] + to_value, pair);
+                bring_values(coming, low, high, to_value, pair);
                 [[dont_unroll]] for (uint first = low; first <= high; first += AHEAD) {
                     if (first == low || first % TILE == 0)
                         [[unroll]] for (uint i = 0; i < HEADS_EACH; ++i) {
@@ -211,9 +220,9 @@ void main() {
                         }
                     uvec2 words[AHEAD];
                     [[unroll]] for (uint j = 0; j < AHEAD; ++j) words[j] = coming[j];
-                    [[unroll]] for (uint j = 0; j < AHEAD; ++j)
-                        coming[j] = kv_pair_words(places[min(first + AHEAD + j, LANES - 1)] + to_value, pair);
+                    bring_values(coming, first + AHEAD, high, to_value, pair);
                     [[unroll]] for (uint j = 0; j < AHEAD; ++j) {
+                        if (j % FEWEST == 0 && first + j > high) break;
                         vec2 value = kv_pair_of(words[j], places[first + j] + to_value, pair);
                         [[unroll]] for (uint i = 0; i < HEADS_EACH; ++i) {
                             vec2 weight = vec2(weights[min(own + i, HEADS - 1) * LANES + first + j]);

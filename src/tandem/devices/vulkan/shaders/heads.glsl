@@ -13,7 +13,7 @@ struct Heads {
     uint interleaved;
 };
 
-const uint NONE = 0xffffffffu, TEAM = 64;
+const uint NONE = 0xffffffffu, LATER_IN_TEAM = TEAM / 8;
 
 // As workgroup_sum in a workgroup of TEAM lanes. They meet before the words are written again.
 float team_sum(float value) {
@@ -21,14 +21,14 @@ float team_sum(float value) {
     TEAM_WORDS(lane) = floatBitsToUint(value);
     barrier();
     float parts[8];
-    if (member < 8) {
-        [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane + 8 * i));
+    if (member < LATER_IN_TEAM) {
+        [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane + LATER_IN_TEAM * i));
         JOIN_AS_TREE(parts, 8, PLUS);
         TEAM_WORDS(lane) = floatBitsToUint(parts[0]);
     }
     barrier();
-    [[unroll]] for (uint i = 0; i < 8; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane - member + i));
-    JOIN_AS_TREE(parts, 8, PLUS);
+    [[unroll]] for (uint i = 0; i < LATER_IN_TEAM; ++i) parts[i] = uintBitsToFloat(TEAM_WORDS(lane - member + i));
+    JOIN_AS_TREE(parts, LATER_IN_TEAM, PLUS);
     return parts[0];
 }
 

@@ -5,6 +5,9 @@ layout(constant_id = 1) const uint HEAD_DIM = 64;
 layout(constant_id = 2) const uint KV_TYPE = 0;
 layout(constant_id = 3) const uint CHUNKS = 4;
 
+// Lanes that work on one head of a row before attention (heads.glsl).
+const uint TEAM = 64;
+
 const uint KV_F16 = 0, KV_F32 = 1, KV_Q8_0 = 2;
 const uint HEAD_WORDS = KV_TYPE == KV_F32 ? HEAD_DIM : KV_TYPE == KV_F16 ? HEAD_DIM / 2 : HEAD_DIM / 4;
 const uint HEAD_SCALES = KV_TYPE == KV_Q8_0 ? HEAD_DIM / 32 : 0;
