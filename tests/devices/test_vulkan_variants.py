@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from msgspec.structs import replace as changed
 
 from tandem.devices.vulkan.kept import Choice, TuningTable, read_tuning, write_tuning
 from tandem.devices.vulkan.products import Kernels
-from tandem.devices.vulkan.search import MARGIN, choose, fastest, monotone, search
+from tandem.devices.vulkan.search import LATER_MARGIN, MARGIN, choose, fastest, monotone, search
 from tandem.devices.vulkan.tiles import BUCKETS, MANY_ROWS, MOST_ROWS, bucket_of, even_rows, most_splits, usual_splits
 from tandem.devices.vulkan.tuning import Need, kept_choices, starts
 from tandem.devices.vulkan.variants import Abilities, Extent, Variant, allowed, few_rows, for_bucket, neighbours
@@ -154,11 +155,11 @@ def test_searching_finds_what_is_fastest_in_every_direction(
 
 
 @given(st.dictionaries(buckets, st.floats(1e-6, 1e-2), min_size=1))
-def test_no_bucket_keeps_a_kernel_that_is_slower_than_that_for_more_rows(seconds: dict[int, float]) -> None:
+def test_no_bucket_keeps_a_kernel_that_is_clearly_slower_than_that_for_more_rows(seconds: dict[int, float]) -> None:
     choices = {bucket: (few_rows("product_int", 1, 1, 16, bucket), taken) for bucket, taken in seconds.items()}
     fixed = monotone(choices, lambda bucket, variant: 0.0)
     taken = [fixed[bucket][1] for bucket in sorted(fixed)]
-    assert taken == sorted(taken)
+    assert all(more >= LATER_MARGIN * fewer for fewer, more in pairwise(taken))
     assert all(fixed[bucket][1] <= seconds[bucket] for bucket in seconds)
     assert set(fixed.values()) <= set(choices.values())
 
@@ -166,9 +167,9 @@ def test_no_bucket_keeps_a_kernel_that_is_slower_than_that_for_more_rows(seconds
 def test_few_rows_do_not_take_a_kernel_that_costs_them_a_dispatch_more() -> None:
     few, tiled = few_rows("product_int", 4, 1, 16, 128), few_rows("product_int", 8, 1, 16, 128)
     extra = {(4, tiled): 10e-6}
-    choices = {4: (few, 9.5e-6), 8: (tiled, 8.8e-6)}
+    choices = {4: (few, 9.5e-6), 8: (tiled, 7.8e-6)}
     assert monotone(choices, lambda bucket, variant: extra.get((bucket, variant), 0.0)) == choices
-    assert monotone(choices, lambda bucket, variant: 0.0) == {4: (tiled, 8.8e-6), 8: (tiled, 8.8e-6)}
+    assert monotone(choices, lambda bucket, variant: 0.0) == {4: (tiled, 7.8e-6), 8: (tiled, 7.8e-6)}
 
 
 @given(extents, st.booleans(), st.integers(1, 3000))

@@ -11,6 +11,8 @@ from tandem.devices.vulkan.variants import Variant
 Race = Callable[[Sequence[Variant]], Mapping[Variant, float]]
 # A rule's kernel stays unless another takes less than this share of its time: measurements are not better than that.
 MARGIN = 0.97
+# Of times that were not taken in turns: a GPU's clock is not the same for long.
+LATER_MARGIN = 0.85
 _SWEEPS = 2
 
 
@@ -47,13 +49,13 @@ def choose(times: Mapping[Variant, float], usual: Variant) -> Variant:
 def monotone(
     choices: Mapping[int, tuple[Variant, float]], extra: Callable[[int, Variant], float]
 ) -> dict[int, tuple[Variant, float]]:
-    """By bucket: where more rows took less time, fewer take the same kernel, which cannot take longer for them. extra:
-    seconds that a variant costs a bucket beside its own, as they are part of all of the bucket's times.
+    """By bucket: where more rows took clearly less time, fewer take the same kernel, which cannot take longer for them.
+    extra: seconds that a variant costs a bucket beside its own, as they are part of all of the bucket's times.
     """
     fixed = dict(choices)
     for more, bucket in pairwise(sorted(choices, reverse=True)):
         variant, seconds = fixed[more]
         seconds += extra(bucket, variant) - extra(more, variant)
-        if seconds < fixed[bucket][1]:
+        if seconds < LATER_MARGIN * fixed[bucket][1]:
             fixed[bucket] = variant, seconds
     return fixed
