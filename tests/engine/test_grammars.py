@@ -156,7 +156,7 @@ def test_a_grammar_that_becomes_too_complex_ends_its_own_request_only() -> None:
     broken = rig.submit([1, 2], SamplingParams(max_tokens=30, seed=1, grammar=Grammar(kind="regex", text="a{3,25}")))
     well = rig.submit([1, 2], SamplingParams(max_tokens=30, seed=1, grammar=Grammar(kind="regex", text="b{3,25}")))
     rig.step()
-    [sequence] = rig.engine._live[broken]
+    [sequence] = rig.engine._outcomes.live[broken]
     assert sequence.sampling is not None and sequence.sampling.matcher is not None
     sequence.sampling.matcher.consume_token(VOCAB - 1)
     rig.run()

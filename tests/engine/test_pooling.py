@@ -157,9 +157,9 @@ def test_what_cannot_be_embedded_says_why(llm: LLM) -> None:
 def test_hidden_states_that_are_not_finite_are_an_error() -> None:
     rig = CpuRig(STORIES, EngineConfig(threads=1, max_sequences=1, rows=16, context=32))
     try:
-        norm = rig.engine._final_norm
+        norm = rig.engine._outcomes.final_norm
         assert norm is not None
-        rig.engine._final_norm = FinalNorm(norm.spec, np.full_like(norm.weight, np.inf))
+        rig.engine._outcomes.final_norm = FinalNorm(norm.spec, np.full_like(norm.weight, np.inf))
         rig.engine.submit(Request(id="x", prompt=[5, 6], params=SamplingParams(), pooling="mean"))
         [delta] = rig.engine.step()
         assert (delta.finish_reason, delta.embedding, delta.ended) == ("error", None, True)

@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tandem._native import allocations
 from tandem.devices.base import Float32Array
 from tandem.devices.batch import Batch
@@ -26,8 +24,9 @@ from tandem.devices.candidates import TAKEN
 from tandem.engine.admission import check_request
 from tandem.engine.batch_builder import BatchBuilder
 from tandem.engine.masks import GrammarMasks
-from tandem.engine.pooling import FinalNorm, Pool
-from tandem.engine.request import Delta, FinishReason, Request, TokenLogprobs
+from tandem.engine.outcomes import Outcomes
+from tandem.engine.pooling import FinalNorm
+from tandem.engine.request import Delta, Request
 from tandem.engine.sampling import Sampled, Sampler, SamplingState, draw_seed
 from tandem.engine.scheduler import Schedule, Scheduler
 from tandem.engine.sequence import HEAD_START, Sequence, State
@@ -75,18 +74,16 @@ class Engine:
         # A tokenizer may know more tokens than the model has rows for.
         self._eos_ids = tuple(sorted(token for token in eos_ids if token < self.vocab))
         self._sampler = Sampler(self.vocab, layout.max_samples, threads=executor.threads)
+        self._outcomes = Outcomes(self.scheduler, self.counters, self._sampler, self._eos_ids, final_norm)
         self._masks = GrammarMasks(self.vocab, limits.sequences, executor.threads)
         self._grammars: GrammarCompiler | None = None
         if tokenizer is not None:
             self._grammars = GrammarCompiler(tokenizer, vocab=self.vocab, eos_ids=self._eos_ids)
-        self._final_norm = final_norm
         # Submitted and not committed, in order.
         self._flying: deque[Step] = deque()
         # False keeps one step in flight, for measurements.
         self.run_ahead = True
         self._allocations = 0
-        self._live: dict[str, list[Sequence]] = {}
-        self._deltas: list[Delta] = []
         self._serial = 0
 
     def _attach(self, executor: Executor) -> None:
@@ -108,14 +105,14 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Nothing to compute and nothing to report."""
-        return self.scheduler.idle and not self._deltas
+        return self.scheduler.idle and self._outcomes.collected
 
     def check(self, request: Request) -> LLMatcher | None:
         """Raises RequestError for a request that this engine does not accept; may be called from any thread.
 
         Returns the request's grammar, compiled, for `submit`.
         """
-        check_request(request, self.limits, self.vocab, embeds=self._final_norm is not None)
+        check_request(request, self.limits, self.vocab, embeds=self._outcomes.final_norm is not None)
         if request.params.grammar is None:
             return None
         if self._grammars is None:
@@ -129,7 +126,7 @@ class Engine:
         """
         if grammar is None:
             grammar = self.check(request)
-        if request.id in self._live:
+        if request.id in self._outcomes.live:
             raise RequestError(f"a request with the id {request.id!r} is running already")
         self._serial += 1
         params = request.params
@@ -149,7 +146,7 @@ class Engine:
             for index in range(params.n)
         ]
         samples[0].forks = samples[1:]
-        self._live[request.id] = samples
+        self._outcomes.live[request.id] = samples
         self.scheduler.add(samples[0])
 
     def cancel(self, request_id: str, index: int | None = None) -> bool:
@@ -158,12 +155,12 @@ class Engine:
         """
         chosen = [
             sequence
-            for sequence in self._live.get(request_id, ())
+            for sequence in self._outcomes.live.get(request_id, ())
             if sequence.state is not State.JOINED
             and (index is None or (sequence.index == index and sequence.generated))
         ]
         for sequence in chosen:
-            self._end(sequence, Delta(request_id=request_id, index=sequence.index), "cancelled")
+            self._outcomes.end(sequence, Delta(request_id=request_id, index=sequence.index), "cancelled")
         return bool(chosen)
 
     def step(self) -> list[Delta]:
@@ -176,8 +173,7 @@ class Engine:
                 break
         if flying:
             self.commit(flying.popleft())
-        deltas, self._deltas = self._deltas, []
-        return deltas
+        return self._outcomes.collect()
 
     def submit_step(self) -> Step | None:
         """Schedules and queues the next step; None when there is nothing to compute, or nothing that can run ahead.
@@ -255,10 +251,10 @@ class Engine:
         # Scoring uses the sampler's memory, too.
         tokens: list[int] = [] if sampled is None else sampled.tokens.tolist()
         if any(schedule.scores):
-            self._score(schedule, logits[len(step.states) :])
+            self._outcomes.score(schedule, logits[len(step.states) :])
         sampled_at = time.perf_counter()
         if any(sequence.pool is not None for sequence in schedule.sequences):
-            self._pool(schedule, step.handle.hidden())
+            self._outcomes.pool(schedule, step.handle.hidden())
         self.scheduler.land(schedule)
         self._move_on(step, sampled, tokens)
         taken = allocations()
@@ -288,13 +284,13 @@ class Engine:
                 self.counters.sampled += samples
                 for sample in self.scheduler.fork(sequence) if sequence.forks else (sequence,):
                     reason = errors.get(at) or sampled.errors.get(at)
-                    self._take(sample, tokens[at], sampled.logprobs.get(at), reason)
+                    self._outcomes.take(sample, tokens[at], sampled.logprobs.get(at), reason)
                     if sample.flying and guesses[at] != tokens[at]:
                         sample.stale = sample.flying
                         self._state(sample).distrust()
                     at += 1
             elif sequence.pool is not None and sequence.pending == 0:
-                self._embed(sequence, sequence.pool)
+                self._outcomes.embed(sequence, sequence.pool)
 
     def _repeat(self, sequence: Sequence, rows: int) -> None:
         """Its logits are gone, and its token cannot be told without them: its last row is computed again."""
@@ -333,89 +329,6 @@ class Engine:
             )
         return sequence.sampling
 
-    def _take(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None, error: str | None) -> None:
-        """A sampled token: appended, reported, and possibly the last."""
-        delta = Delta(request_id=sequence.request_id, index=sequence.index)
-        if sequence.generated == 0:
-            delta.cached_tokens = sequence.cached_tokens
-            self.counters.cached_tokens += sequence.cached_tokens if sequence.index == 0 else 0
-        if error is not None:
-            delta.error = error
-            self._end(sequence, delta, "error")
-            return
-        sequence.tokens.append(token)
-        assert sequence.sampling is not None
-        sequence.sampling.append(token)
-        delta.tokens = [token]
-        if logprobs is not None:
-            delta.logprobs = [logprobs]
-        if token in sequence.stop_ids:
-            delta.stop_reason = None if token in self._eos_ids else token
-            self._end(sequence, delta, "stop")
-        elif sequence.generated >= sequence.max_tokens:
-            self._end(sequence, delta, "length")
-        else:
-            self._deltas.append(delta)
-
-    def _score(self, schedule: Schedule, logits: Float32Array) -> None:
-        """Log-probabilities of prompt tokens, from the rows of logits behind the sampled ones."""
-        at = 0
-        for sequence, rows in zip(schedule.sequences, schedule.scores, strict=True):
-            if not rows or sequence.state is State.DONE:
-                at += rows
-                continue
-            targets = sequence.tokens[sequence.scored : sequence.scored + rows]
-            top = sequence.params.prompt_logprobs
-            assert top is not None
-            scored = [entry for entry in self._sampler.prompt_logprobs(logits[at:], targets, top) if entry is not None]
-            at += rows
-            sequence.scored += rows
-            delta = Delta(request_id=sequence.request_id, index=sequence.index, prompt_logprobs=scored)
-            if len(scored) == rows:
-                self._deltas.append(delta)
-            else:
-                delta.prompt_logprobs = None
-                delta.error = "the model's logits for the prompt are not finite"
-                self._end(sequence, delta, "error")
-
-    def _pool(self, schedule: Schedule, hidden: Float32Array) -> None:
-        """Takes the hidden rows of the sequences that embed their prompts."""
-        assert self._final_norm is not None
-        at = 0
-        for sequence, start, rows in zip(schedule.sequences, schedule.starts, schedule.rows, strict=True):
-            if sequence.pool is not None and sequence.state is not State.DONE:
-                sequence.pool.add(start, hidden[at : at + rows], self._final_norm)
-            at += rows
-
-    def _embed(self, sequence: Sequence, pool: Pool) -> None:
-        """A prompt's embedding is complete, and so is its request."""
-        delta = Delta(request_id=sequence.request_id, cached_tokens=sequence.cached_tokens)
-        self.counters.cached_tokens += sequence.cached_tokens
-        embedding = pool.embedding()
-        if np.isfinite(embedding).all():
-            delta.embedding = embedding.tobytes()
-            self._end(sequence, delta, "stop")
-        else:
-            delta.error = "the model's hidden states for the prompt are not finite"
-            self._end(sequence, delta, "error")
-
-    def _end(self, sequence: Sequence, delta: Delta, reason: FinishReason) -> None:
-        """Ends a sample: pages free, last delta reported. Samples that wait for its prompt end with it."""
-        self.scheduler.end(sequence)
-        samples = self._live[sequence.request_id]
-        samples.remove(sequence)
-        delta.finish_reason = reason
-        self._deltas.append(delta)
-        for fork in sequence.forks:
-            samples.remove(fork)
-            fork.state = State.DONE
-            self._deltas.append(
-                Delta(request_id=fork.request_id, index=fork.index, finish_reason=reason, error=delta.error)
-            )
-        if not samples:
-            del self._live[sequence.request_id]
-            self._deltas[-1].ended = True
-
     def _fail_over(self) -> None:
         """Goes on without the devices that were lost. Whoever was not in the failed step is computed again.
 
@@ -426,10 +339,11 @@ class Engine:
         lost, preemptions, copied = self.executor.lost, self.scheduler.preemptions, self.cache.bytes_copied
         self.executor.close()
         # What they hold must be free before the model is loaded once more.
-        del self.cache, self.scheduler, self._steps
+        del self.cache, self.scheduler, self._steps, self._outcomes.scheduler
         self._attach(self._recover(lost))
+        self._outcomes.scheduler = self.scheduler
         self.scheduler.preemptions, self.cache.bytes_copied = preemptions, copied
-        for sequence in [sequence for samples in self._live.values() for sequence in samples]:
+        for sequence in [sequence for samples in self._outcomes.live.values() for sequence in samples]:
             sequence.tables = self.cache.new_tables()
             sequence.slot, sequence.computed, sequence.announced = -1, 0, set()
             if sequence.state is not State.JOINED:
@@ -443,4 +357,4 @@ class Engine:
         for sequence in schedule.sequences:
             if sequence.state is not State.DONE:
                 delta = Delta(request_id=sequence.request_id, index=sequence.index, error=reason)
-                self._end(sequence, delta, "error")
+                self._outcomes.end(sequence, delta, "error")
