@@ -16,7 +16,7 @@ from tandem.pipeline.timing import PipelineTimes
 class Counters:
     """Totals since the engine was made, of the steps that have come back.
 
-    wasted_rows: computed for sequences that had ended when their step came back.
+    wasted_rows: computed for sequences that had ended when their step came back, from tokens guessed wrongly, or again.
     allocations: of 4 KiB and more by native code, in steps. bytes_copied: KV pages copied on write. Both stand still
     while a set of sequences decodes.
     The engine's thread is in one of three: host_seconds: Python in the step loop. sample_seconds: the sampler.

@@ -113,6 +113,8 @@ class Stats(msgspec.Struct, array_like=True):
     steps: int
     cached_tokens: int
     preemptions: int
+    wasted_rows: int
+    whole_rows: int
     allocations: int
     bytes_copied: int
     pages: list[Pages]

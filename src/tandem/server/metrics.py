@@ -104,6 +104,16 @@ _TOTALS: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
     ("tandem_step_rows", "Rows of all steps.", lambda model: model.rows),
     ("tandem_prefix_cached_tokens", "Prompt tokens that the prefix cache had.", _of_stats("cached_tokens")),
     ("tandem_preemptions", "Sequences that gave their pages back to be computed again.", _of_stats("preemptions")),
+    (
+        "tandem_wasted_rows",
+        "Rows computed ahead for sequences that had ended or went on otherwise.",
+        _of_stats("wasted_rows"),
+    ),
+    (
+        "tandem_whole_logits_rows",
+        "Rows of logits that a device which picks candidates had to bring.",
+        _of_stats("whole_rows"),
+    ),
     ("tandem_step_allocations", "Native allocations of 4 KiB or more, in steps.", _of_stats("allocations")),
     ("tandem_copied_bytes", "KV pages copied on write.", _of_stats("bytes_copied")),
 )

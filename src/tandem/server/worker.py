@@ -198,6 +198,8 @@ class Worker:
             steps=now.steps,
             cached_tokens=now.cached_tokens,
             preemptions=now.preemptions,
+            wasted_rows=now.wasted_rows,
+            whole_rows=now.whole_rows,
             allocations=now.allocations,
             bytes_copied=now.bytes_copied,
             pages=[Pages(a.pages, a.used, a.cached, a.evictions) for a in self._engine.cache.allocators],
