@@ -72,8 +72,8 @@ def reached(source: str) -> float:
     point, _, what = case.partition(": ")
     if what == "of ideal":
         return float(result["cells"][point]["of_ideal"]["tandem"])
-    (model,) = result["models"].values()
-    kind, rows = point.split()
+    name, kind, rows = point.split()
+    model = result["models"][name]
     found = next(each for each in model["cases"] if (each["kind"], each["rows"]) == (kind, int(rows)))
     key, rate = ("bytes_per_step", "read_bytes_per_s") if "read" in what else ("macs_per_step", "int8_macs_per_s")
     done = sum(kernel[key] for kernel in found["profile"]["kernels"])
