@@ -79,7 +79,7 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
                 yield f"product_int {kind.name} x{rows}, 2 outputs", "product_int", (lanes, id, rows, 2, share)
             yield f"product_int {kind.name} x1, long", "product_int", (THIN[0], id, 1, 1, THIN[1])
             yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
-        if quantized or kind is TensorType.F16:
+        if quantized or kind in (TensorType.F16, TensorType.BF16):
             for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS):
                 tile = matrix_tile(bucket, WAVE, 64 << 10)
                 label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"

@@ -270,7 +270,8 @@ def test_head(kind: TensorType, rows: int, exact: VulkanDevice, ref: RefDevice) 
 def test_float_tiles(kind: TensorType, fast_exact: VulkanDevice, ref: RefDevice) -> None:
     spec = HeadSpec(vocab=77, hidden=WIDTHS[kind.block][-1], norm=NormSpec(1e-6, 1.0), softcap=3.0)
     weights = random_weights(np.random.default_rng(5), spec, kind)
-    limit = 1e-3 if kind is TensorType.F16 and fast_exact._machine.kernels.matrices else 2e-5
+    halves = kind in (TensorType.F16, TensorType.BF16)
+    limit = 1e-3 if halves and fast_exact._machine.kernels.matrices else 2e-5
     compare(fast_exact, ref, spec, weights, [(0, 75)], limit=limit)
 
 
@@ -303,7 +304,9 @@ def test_integer_product(kind: TensorType, rows: int, vulkan: VulkanDevice, fast
     assert relative_error(tiled, expected) < 1e-3
 
 
-@pytest.mark.parametrize("kind", [TensorType.F16, TensorType.Q4_0, TensorType.Q6_K], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [TensorType.F16, TensorType.BF16, TensorType.Q4_0, TensorType.Q6_K], ids=lambda kind: kind.name
+)
 @pytest.mark.parametrize("rows", [9, 30, 50, 150])
 def test_large_activations_in_tiles(kind: TensorType, rows: int, vulkan: VulkanDevice, fast: VulkanDevice) -> None:
     """Beyond float16's range: what goes into a half-precision product is scaled first. Sums are cut into splits."""

@@ -73,6 +73,10 @@ class Variant(msgspec.Struct, frozen=True):
     splits: int = 1
 
 
+# What product_matrix.comp multiplies with float32 rows.
+_HALVES = (TensorType.F16, TensorType.BF16)
+
+
 class Abilities(NamedTuple):
     """What there is to choose from. matrix_shapes, byte_shapes: of cooperative matrices of float16 and of bytes, the
     usual one first; narrow_shape: that of bytes for few rows.
@@ -100,7 +104,7 @@ class Abilities(NamedTuple):
             return False
         if shader == BYTES:
             return bool(self.byte_shapes) and self.quantizes(type) and type is not TensorType.Q6_K
-        return bool(self.matrix_shapes) and (self.quantizes(type) or type is TensorType.F16)
+        return bool(self.matrix_shapes) and (self.quantizes(type) or type in _HALVES)
 
 
 def few_rows(shader: str, rows: int, each: int, share: int, lanes: int) -> Variant:

@@ -26,7 +26,7 @@ layout(constant_id = 7) const uint PART = 32;
 layout(constant_id = 8) const uint SUBGROUPS = 4;
 layout(constant_id = 9) const uint ABOVE = 2;
 
-// Float16 weights take float32 rows, of which the 8-bit ones in binding 4 give the bounds; others take 8-bit rows.
+// Weights of 16 bits take float32 rows, of which the 8-bit ones in binding 4 give the bounds; others take 8-bit rows.
 layout(set = 0, binding = 2) readonly buffer Rows { vec4 x[]; };
 layout(set = 0, binding = 4) readonly buffer Words8 { uint q[]; };
 layout(set = 0, binding = 4) readonly buffer Quads8 { uvec4 q4[]; };
@@ -36,7 +36,8 @@ const uint BESIDE = SUBGROUPS / ABOVE, ROW_TILES = ROWS / ABOVE / M, OUTPUT_TILE
 const uint STRIDE = PART / 4 + 2;
 // Blocks of a part; how many of weights and of activations a lane brings, and the quads of one on its way.
 const uint BLOCKS = PART / 32, W_EACH = (OUTPUTS * BLOCKS + LANES - 1) / LANES, X_EACH = (ROWS * BLOCKS + LANES - 1) / LANES;
-const uint W_QUADS = TYPE == F16 ? 4 : TYPE == Q8_0 ? 2 : 1, X_QUADS = TYPE == F16 ? 8 : 2;
+const bool HALVES = TYPE == F16 || TYPE == BF16;
+const uint W_QUADS = HALVES ? 4 : TYPE == Q8_0 ? 2 : 1, X_QUADS = HALVES ? 8 : 2;
 
 shared f16vec4 w_tile[OUTPUTS * STRIDE];
 shared f16vec4 x_tile[ROWS * STRIDE];
@@ -50,6 +51,13 @@ uint row_at(uint row) { return min(row, count - 1); }
 // Elements 0, 2, 1, 3 of a word of unsigned bytes, plus 1024: in this order both sides of the sum are cheap to take apart.
 f16vec4 halves_of(uint word) {
     return f16vec4(unpackFloat2x16((word & 0x00ff00ffu) | 0x64006400u), unpackFloat2x16((word >> 8 & 0x00ff00ffu) | 0x64006400u));
+}
+
+// Four elements of an F16 or BF16 matrix. What float16 cannot hold becomes its largest.
+f16vec4 four_halves(uvec2 words) {
+    if (TYPE == F16) return f16vec4(unpackFloat2x16(words.x), unpackFloat2x16(words.y));
+    vec4 values = uintBitsToFloat(uvec4(words.x << 16, words.x & 0xffff0000u, words.y << 16, words.y & 0xffff0000u));
+    return f16vec4(clamp(values, -65504.0, 65504.0));
 }
 
 void main() {
@@ -79,11 +87,11 @@ void main() {
             [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
                 uint item = lane + e * LANES, block = first - BLOCKS + item / OUTPUTS, at = item % OUTPUTS * STRIDE + item / OUTPUTS * 8;
                 if (item >= OUTPUTS * BLOCKS) break;
-                if (TYPE == F16) {
+                if (HALVES) {
                     [[unroll]] for (uint i = 0; i < 8; ++i) {
                         uvec4 eight = w_quads[e * W_QUADS + i / 2];
                         uvec2 four = block < end ? (i % 2 == 0 ? eight.xy : eight.zw) : uvec2(0);
-                        w_tile[at + i] = f16vec4(unpackFloat2x16(four.x), unpackFloat2x16(four.y));
+                        w_tile[at + i] = four_halves(four);
                     }
                     continue;
                 }
@@ -107,7 +115,7 @@ void main() {
                 uint item = x_lane + e * LANES, row = item / BLOCKS, at = row * STRIDE + item % BLOCKS * 8;
                 if (item >= ROWS * BLOCKS) break;
                 float factor = row_factor[row];
-                if (TYPE == F16) {
+                if (HALVES) {
                     [[unroll]] for (uint i = 0; i < 8; ++i)
                         x_tile[at + i] = f16vec4(uintBitsToFloat(x_quads[e * X_QUADS + i]) * factor);
                 } else {
@@ -129,7 +137,7 @@ void main() {
             [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
                 uint item = x_lane + e * LANES, block = min(first + item % BLOCKS, end - 1);
                 uint row = row_at(corner.x + item / BLOCKS);
-                if (TYPE == F16) {
+                if (HALVES) {
                     [[unroll]] for (uint i = 0; i < X_QUADS; ++i)
                         x_quads[e * X_QUADS + i] = floatBitsToUint(x[(row * blocks + block) * 8 + i]);
                 } else {
