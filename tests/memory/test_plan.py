@@ -14,6 +14,7 @@ from tandem.devices.base import DeviceInfo, MemorySpace, ProgramPlan
 from tandem.devices.batch import BatchLayout
 from tandem.devices.cpu import CpuDevice
 from tandem.devices.spec import AttentionSpec, EmbedSpec, FFNSpec, HeadSpec, NormSpec
+from tandem.engine.masks import GrammarMasks
 from tandem.errors import MemoryPlanError
 from tandem.memory.plan import Limits, Planner, kv_groups, sequence_pages
 from tandem.models.load import block_weights
@@ -94,7 +95,8 @@ def test_the_plan_adds_up() -> None:
     assert plan.layout.max_samples == samples
     slots = 4096  # whole memory pages
     assert plan.staging == 256 * 64 * 4 + samples * 1024 * 4 + slots + plan.layout.size * 4
-    assert plan.sampler == _native.Sampler(1024, samples).bytes  # a device that does not say has one thread
+    # A device that does not say has one thread.
+    assert plan.sampler == _native.Sampler(1024, samples).bytes + GrammarMasks(1024, 8, 1).bytes
     assert plan.total == plan.staging + plan.sampler + device.total
     assert plan.kv_sequences == 2
     data = json.loads(json.dumps(plan.to_json()))

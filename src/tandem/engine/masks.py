@@ -31,6 +31,11 @@ class GrammarMasks:
         self._executor: LLExecutor | None = None
         self.errors: dict[int, str] = {}
 
+    @property
+    def bytes(self) -> int:
+        """What is held from the beginning."""
+        return self._words.nbytes
+
     def fill(self, states: Sequence[SamplingState]) -> list[UInt32Array | None] | None:
         """By row the mask of a state that follows a grammar, or None; None where no state does.
 

@@ -82,12 +82,17 @@ class DevicePlan:
         return self.own + self.host
 
 
+def grammar_mask_bytes(vocab: int, sequences: int) -> int:
+    """Of the masks of a step in which every sequence follows a grammar: a bit for each token, in whole words."""
+    return 4 * sequences * -(-vocab // 32)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """kv_positions: positions that the full-attention pools hold over all sequences; `kv_sequences` of them can be as
     long as the context at the same time. staging: host buffers that a step's programs share. sampler: its
-    results, and work space for each host thread. micro_rows: the largest micro-batch; the rows of the layout are those
-    of all micro-batches.
+    results, work space for each host thread, and a step's masks of tokens that grammars allow. micro_rows: the largest
+    micro-batch; the rows of the layout are those of all micro-batches.
     """
 
     model: str
@@ -303,6 +308,7 @@ class Planner:
         )
         # The engine's batch, which is the step's; with micro-batches, theirs and the head's. All of them for each turn.
         batches = layout.turns * (1 if self._micro_batches == 1 else self._micro_batches + 2)
+        sampler = sampler_bytes(self._spec.vocab, layout.max_samples, host_threads(self._devices.values()))
         return MemoryPlan(
             model=self._spec.name,
             limits=limits,
@@ -310,7 +316,7 @@ class Planner:
             groups=tuple(groups),
             layout=layout,
             staging=buffers + batches * layout.size * 4,
-            sampler=sampler_bytes(self._spec.vocab, layout.max_samples, host_threads(self._devices.values())),
+            sampler=sampler + grammar_mask_bytes(self._spec.vocab, limits.sequences),
             kv_positions=kv_positions,
             micro_rows=micro_rows,
         )
