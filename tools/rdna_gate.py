@@ -81,7 +81,7 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
             yield f"product_tile {kind.name}", "product_tile", (ROW_LANES, id)
         if quantized or kind in (TensorType.F16, TensorType.BF16):
             for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS):
-                tile = matrix_tile(bucket, WAVE, 64 << 10)
+                tile = matrix_tile(bucket, WAVE)
                 label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"
                 yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
         if quantized and kind is not TensorType.Q6_K:

@@ -13,6 +13,7 @@ from tandem.devices.vulkan.tiles import (
     MATRIX_ROWS,
     MOST_ROWS,
     NARROW_ROWS,
+    USUAL_SUBGROUP,
     byte_matrix_tile,
     even_rows,
     matrix_tile,
@@ -68,7 +69,7 @@ class Kernels:
         return self.few_rule(extent, bucket)
 
     def matrix_rules(self, extent: Extent, bucket: int) -> list[Variant]:
-        """With cooperative matrices: of bytes, and of float16, as far as there are such."""
+        """With cooperative matrices, of bytes and of float16, as far as there are such; the better ones first."""
         has, found = self.abilities, []
         splits = usual_splits(extent.outputs, bucket)
         # Few rows like narrow matrices better, even where they fill wide ones.
@@ -79,9 +80,10 @@ class Kernels:
             tile = byte_matrix_tile(bucket, has.subgroup, has.shared_memory)
             found.append(with_matrices(BYTES, shape, tile, has.subgroup, splits))
         if has.multiplies(extent.type, FLOATS):
-            tile = matrix_tile(bucket, has.subgroup, has.shared_memory)
+            tile = matrix_tile(bucket, has.subgroup)
             found.append(with_matrices(FLOATS, has.matrix_shapes[0], tile, has.subgroup, splits))
-        return found
+        # Of many rows scaling the dots of blocks takes longer than what bytes save.
+        return found[::-1] if bucket > FEW_ROWS and has.subgroup == USUAL_SUBGROUP else found
 
     def few_rule(self, extent: Extent, bucket: int) -> Variant:
         """By the kernel that takes few rows at once, and many above each other."""

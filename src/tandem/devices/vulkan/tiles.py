@@ -11,6 +11,8 @@ MOST_ROWS, MANY_ROWS = 16, 1 << 16
 # narrow, from fewer.
 MATRIX_ROWS, NARROW_ROWS = 9, 8
 BUCKETS: tuple[int, ...] = (*range(1, MOST_ROWS + 1), 18, 20, 24, 28, 32, 40, 48, 56, 64, MANY_ROWS)
+# Lanes of a subgroup whose registers hold 64 x 64 results of float16 matrices.
+USUAL_SUBGROUP = 32
 # Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
 # there; steps of more than FEW_ROWS have several tiles of rows.
 FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
@@ -36,9 +38,9 @@ class MatrixTile:
         return self.rows, self.outputs, self.part, self.subgroups, self.above, self.ahead
 
 
-def matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
-    """subgroup: lanes of one. Few rows: narrow tiles with much on its way; many: as much as registers and shared memory
-    (bytes) hold. The best of those tried on an H100.
+def matrix_tile(bucket: int, subgroup: int) -> MatrixTile:
+    """subgroup: lanes of one. Few rows: narrow tiles with much on its way; many: as much as registers hold, and shared
+    memory for a second workgroup beside it. The best of those tried on an H100.
     """
     if bucket <= 16:
         return MatrixTile(16, 64, 64, 4, 1)
@@ -46,13 +48,13 @@ def matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
         return MatrixTile(32, 64, 64, 4, 2)
     if bucket <= FEW_ROWS:
         return MatrixTile(64, 64, 64, 4, 2)
-    if subgroup > 32:
-        return MatrixTile(128, 64, 32, 4, 2)
-    return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2)
+    return MatrixTile(128, 128 if subgroup == USUAL_SUBGROUP else 64, 32, 4, 2)
 
 
 def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTile:
-    """The same for product_matrix_int8.comp. What is ahead is in registers, of which wide subgroups have fewer."""
+    """The same for product_matrix_int8.comp, within `shared_memory` bytes. What is ahead is in registers, of which wide
+    subgroups have fewer.
+    """
     narrow = subgroup <= 32
     if bucket <= NARROW_ROWS:
         return MatrixTile(NARROW_ROWS, 64, 128, 4, 1, 4 if narrow else 2)

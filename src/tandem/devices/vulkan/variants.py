@@ -30,9 +30,9 @@ FEW = ("product", "product_int")
 _TILE, _TILE_LANES = 64, 256
 # Outputs times rows that a lane of product_int.comp adds up at most, and outputs of product.comp, which takes vectors.
 _SUMS, _FLOAT_OUTPUTS = 32, 2
-# Sums of a lane and matrices of a subgroup that shaders with matrices have registers for, and words on their way to a
-# lane of that of bytes.
-_MATRIX_SUMS, _MATRICES, _ON_THEIR_WAY = 64, 16, 160
+# Sums of a lane that shaders with matrices have registers for, of bytes and of float16; matrices of a subgroup,
+# and words on their way to a lane of that of bytes.
+_BYTE_SUMS, _FLOAT_SUMS, _MATRICES, _ON_THEIR_WAY = 64, 128, 16, 160
 _MINIMA = (TensorType.Q4_1, TensorType.Q5_1, TensorType.Q4_K, TensorType.Q5_K)
 
 
@@ -177,7 +177,7 @@ def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
         and tile.subgroups % tile.above == tile.rows % rows == tile.outputs % outputs == 0
         and tile.part % 32 == 32 % k == 0
         and variant.lanes <= INVOCATIONS
-        and tile.rows * tile.outputs <= _MATRIX_SUMS * variant.lanes
+        and tile.rows * tile.outputs <= (_FLOAT_SUMS if floats else _BYTE_SUMS) * variant.lanes
         and (tile.rows // rows) * (tile.outputs // outputs) <= _MATRICES
         and (tile.ahead == 1 if floats else _bytes_fit(variant, tile, extent.type))
         and _shared_bytes(tile, m * n, extent.type, floats) <= abilities.shared_memory
@@ -193,11 +193,12 @@ def _bytes_fit(variant: Variant, tile: MatrixTile, type: TensorType) -> bool:
 
 def _shared_bytes(tile: MatrixTile, size: int, type: TensorType, floats: bool) -> int:
     """Of a workgroup. size: elements of one matrix of results."""
+    results = 4 * tile.subgroups * size
     if floats:
-        return 8 * (tile.outputs + tile.rows) * (tile.part // 4 + 2) + 4 * tile.rows + 4 * tile.subgroups * size
+        return max(16 * (tile.outputs + tile.rows) * (tile.part // 8 + 1), results) + 4 * tile.rows
     factors = (2 if type in _MINIMA else 1) * (tile.part // 32)
     row = 8 * (tile.part // 8 + 2)
-    weights = max(tile.outputs * row, 4 * tile.subgroups * size)
+    weights = max(tile.outputs * row, results)
     return weights + tile.rows * row + 4 * factors * (tile.outputs + tile.rows)
 
 
