@@ -28,7 +28,15 @@ from tandem.devices.vulkan.context import BINDINGS, PUSH_BYTES
 from tandem.devices.vulkan.dispatch import LANES, ROW_LANES, TEAM
 from tandem.devices.vulkan.instance import Instance
 from tandem.devices.vulkan.products import gated_outputs
-from tandem.devices.vulkan.tiles import FEW_ROWS, MANY_ROWS, MOST_ROWS, attention_tile, byte_matrix_tile, matrix_tile
+from tandem.devices.vulkan.tiles import (
+    FEW_ROWS,
+    MANY_ROWS,
+    MOST_ROWS,
+    attention_tile,
+    byte_matrix_tile,
+    matrix_tile,
+    ordered_matrix_tile,
+)
 from tandem.devices.vulkan.variants import SHARED, THIN
 from tandem.weights.tensor import TensorType
 
@@ -85,9 +93,13 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
                 label = f"product_matrix {kind.name}, {tile.rows} x {tile.outputs}"
                 yield label, "product_matrix", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
         if quantized and kind is not TensorType.Q6_K:
-            for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS):
-                tile = byte_matrix_tile(bucket, WAVE, 64 << 10)
+            tiles = [
+                *(byte_matrix_tile(bucket, WAVE, 64 << 10) for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS)),
+                *(ordered_matrix_tile(MANY_ROWS, WAVE, 16, share) for _, share in (SHARED, THIN)),
+            ]
+            for tile in tiles:
                 label = f"product_matrix_int8 {kind.name}, {tile.rows} x {tile.outputs}"
+                label += f" as {tile.share} lanes" if tile.share else ""
                 yield label, "product_matrix_int8", (tile.subgroups * WAVE, id, 16, 16, 16, *tile.sizes)
     for dim in HEAD_DIMS:
         for flag, dtype in enumerate(("f16", "f32", "q8_0")):

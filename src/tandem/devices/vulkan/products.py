@@ -18,6 +18,7 @@ from tandem.devices.vulkan.tiles import (
     even_rows,
     matrix_tile,
     most_splits,
+    ordered_matrix_tile,
     usual_splits,
 )
 from tandem.devices.vulkan.variants import (
@@ -33,6 +34,8 @@ from tandem.devices.vulkan.variants import (
 )
 from tandem.devices.vulkan.workspace import padded, quantized_words
 
+# Shaders that take rows in float32; others take 8-bit ones.
+TAKE_FLOATS = ("product", "product_tile_float")
 # Lanes that keep a large GPU busy.
 _BUSY = 150_000
 # Of `gated_product`, whose workgroups are few and large: where a product takes longer than a few dispatches, it costs
@@ -50,7 +53,7 @@ class Kernels:
 
     @property
     def matrices(self) -> bool:
-        """Whether some products use cooperative matrices."""
+        """Whether some products use cooperative matrices in whatever order is fastest, and may cut their sums."""
         has = self.abilities
         return bool(has.matrix_shapes or has.byte_shapes) and not has.deterministic
 
@@ -61,15 +64,18 @@ class Kernels:
     def rule(self, extent: Extent, bucket: int) -> Variant:
         """How it is where nothing was measured: as an H100 liked it best."""
         has = self.abilities
-        by_matrices = self.matrix_rules(extent, bucket)
-        if by_matrices and bucket >= (NARROW_ROWS if by_matrices[0].shader == BYTES else MATRIX_ROWS):
-            return by_matrices[0]
-        if bucket > MOST_ROWS and not has.deterministic:
-            return tiled(has, extent.type)
+        if not has.deterministic:
+            by_matrices = self.matrix_rules(extent, bucket)
+            if by_matrices and bucket >= (NARROW_ROWS if by_matrices[0].shader == BYTES else MATRIX_ROWS):
+                return by_matrices[0]
+            if bucket > MOST_ROWS:
+                return tiled(has, extent.type)
         return self.few_rule(extent, bucket)
 
     def matrix_rules(self, extent: Extent, bucket: int) -> list[Variant]:
-        """With cooperative matrices, of bytes and of float16, as far as there are such; the better ones first."""
+        """With cooperative matrices, of bytes and of float16, as far as there are such; the better ones first. Those
+        that keep the order of `few_rule` are for tuning to choose: no GPU has measured them yet.
+        """
         has, found = self.abilities, []
         splits = usual_splits(extent.outputs, bucket)
         # Few rows like narrow matrices better, even where they fill wide ones.
@@ -77,6 +83,9 @@ class Kernels:
         if shape is None and bucket >= MATRIX_ROWS and has.byte_shapes:
             shape = has.byte_shapes[0]
         if shape is not None and has.multiplies(extent.type, BYTES):
+            if has.deterministic:
+                tile = ordered_matrix_tile(bucket, has.subgroup, shape[1], extent.share)
+                return [with_matrices(BYTES, shape, tile, has.subgroup, 1)]
             tile = byte_matrix_tile(bucket, has.subgroup, has.shared_memory)
             found.append(with_matrices(BYTES, shape, tile, has.subgroup, splits))
         if has.multiplies(extent.type, FLOATS):
@@ -197,5 +206,4 @@ def norm_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | Non
 
 def _stride(shader: str, matrix: Matrix) -> int:
     """From one row of x to the next: vec4, or words of 8-bit rows."""
-    as_float = shader in ("product", "product_tile_float")
-    return padded(matrix.columns) // 4 if as_float else quantized_words(matrix.columns)
+    return padded(matrix.columns) // 4 if shader in TAKE_FLOATS else quantized_words(matrix.columns)

@@ -13,6 +13,8 @@ MATRIX_ROWS, NARROW_ROWS = 9, 8
 BUCKETS: tuple[int, ...] = (*range(1, MOST_ROWS + 1), 18, 20, 24, 28, 32, 40, 48, 56, 64, MANY_ROWS)
 # Lanes of a subgroup whose registers hold 64 x 64 results of float16 matrices.
 USUAL_SUBGROUP = 32
+# Sums of a lane in product_matrix_int8.comp, those of its tree counted, that a GPU has registers for.
+ORDERED_SUMS = 160
 # Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
 # there; steps of more than FEW_ROWS have several tiles of rows.
 FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
@@ -22,7 +24,7 @@ FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
 class MatrixTile:
     """A workgroup of product_matrix.comp or product_matrix_int8.comp: the rows and outputs that it makes, the elements
     of a sum that it takes at a time, its subgroups and how many of them stand above each other; how many parts of the
-    sum are on their way while it multiplies.
+    sum are on their way while it multiplies; the lanes of product_int.comp whose order sums keep, 0 for none.
     """
 
     rows: int
@@ -31,11 +33,17 @@ class MatrixTile:
     subgroups: int
     above: int
     ahead: int = 1
+    share: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """As the shaders' constants have them; only that of bytes knows the last."""
-        return self.rows, self.outputs, self.part, self.subgroups, self.above, self.ahead
+        """As the shaders' constants have them; only that of bytes knows the last two."""
+        return self.rows, self.outputs, self.part, self.subgroups, self.above, self.ahead, self.share
+
+    def sums(self, subgroup: int) -> int:
+        """That a lane keeps while it works: its own, and what a tree of `share` has on each level."""
+        levels = self.share.bit_length() - 1 if self.share else 0
+        return self.rows * self.outputs * (levels + 1) // (self.subgroups * subgroup)
 
 
 def matrix_tile(bucket: int, subgroup: int) -> MatrixTile:
@@ -65,6 +73,20 @@ def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTi
     if subgroup > 32:
         return MatrixTile(128, 64, 32, 4, 2)
     return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2, 2)
+
+
+def ordered_matrix_tile(bucket: int, subgroup: int, row_size: int, share: int) -> MatrixTile:
+    """For product_matrix_int8.comp where sums keep the order that `share` lanes give them: many subgroups, as a lane
+    has registers for few sums; wide ones have fewer. row_size: rows of a matrix.
+    """
+    subgroups = 4 if bucket <= 32 or subgroup > 32 else 8
+    most = ORDERED_SUMS if subgroup <= 32 else ORDERED_SUMS * 3 // 8
+    for rows in (64, 32, 16):
+        above = max(1, min(2, rows // row_size))
+        tile = MatrixTile(rows, 64, 64, subgroups, above, 2, share)
+        if rows <= max(bucket, row_size) and tile.sums(subgroup) <= most:
+            return tile
+    return MatrixTile(row_size, 64, 64, subgroups, 1, 2, share)
 
 
 # Keys of a tile of attention_matrix.comp, and elements of a head at a time.

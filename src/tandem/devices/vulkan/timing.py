@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from math import inf
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 
 from tandem.devices.base import WAKING_SECONDS
 from tandem.devices.vulkan.context import Context
@@ -16,12 +19,15 @@ from tandem.devices.vulkan.dispatch import LANES, Dispatch, Grid, Use, grids, pu
 from tandem.devices.vulkan.kept import PipelineKey
 from tandem.devices.vulkan.matrices import Matrix
 from tandem.devices.vulkan.memory import Buffer, Memory, View
+from tandem.devices.vulkan.packing import BLOCK
 from tandem.devices.vulkan.pipelines import Pipelines
-from tandem.devices.vulkan.products import specialized
+from tandem.devices.vulkan.products import TAKE_FLOATS, extent_of, specialized
 from tandem.devices.vulkan.profile import Timestamps
 from tandem.devices.vulkan.recording import GROUPS_BYTES, Recording
-from tandem.devices.vulkan.variants import Variant
+from tandem.devices.vulkan.variants import BYTES, Extent, Variant
 from tandem.devices.vulkan.workspace import padded, quantized_words
+
+log = logging.getLogger("tandem.vulkan")
 
 # Bytes of weights that a run reads, at least where there are so many: beyond the caches of today's GPUs, where a step
 # never finds them. Where a size has fewer, other weights are read in between.
@@ -33,6 +39,8 @@ _GRIDS, _STEP_WORDS = 8, 64
 # A kernel whose first run takes so many times as long as the best one's is not run again.
 _HOPELESS = 1.25
 _RUNS = 5
+# Bytes of results that are compared.
+_COMPARED = 1 << 20
 # A run of so many seconds needs no other to be believed, nor one before it.
 _LONG = 1e-3
 # A GPU that was idle for so many seconds is woken.
@@ -41,7 +49,9 @@ _DOZING = 0.1
 
 class ProductTimer:
     """Takes some memory until it is closed. rows: at most; columns: of its matrices; results: words of the largest, all
-    rows and splits together. Raises DeviceError where the memory is not there.
+    rows and splits together. exact: sums keep one order, so a variant with cooperative matrices that gives other
+    results than the first of its size to be raced counts as taking forever. Raises DeviceError where the memory is not
+    there.
     """
 
     def __init__(
@@ -53,19 +63,20 @@ class ProductTimer:
         rows: int,
         columns: Iterable[int],
         results: int,
+        exact: bool,
     ) -> None:
         self._context, self._memory, self._pipelines = context, memory, pipelines
         self._buffers: list[Buffer] = []
         self._busy_until = 0.0
+        self._exact = exact
+        self._expected: dict[tuple[Extent, int], npt.NDArray[np.float32]] = {}
+        self._rows: tuple[int, int, bool] | None = None
         words = rows * max(max(padded(width), quantized_words(width)) for width in columns)
         try:
             self._step = self._taken(memory.host(4 * _STEP_WORDS))
             self._table = self._taken(memory.host(_GRIDS * GROUPS_BYTES))
             self._x = self._taken(memory.device(4 * words, clear=False))
             self._y = self._taken(memory.device(4 * results, clear=False))
-            # Small numbers, whether they are read as floats or as bytes: a GPU's clock depends on what it multiplies.
-            values = np.random.default_rng(0).normal(0, 0.02, 1 << 16).astype(np.float32)
-            memory.write(self._x, [np.resize(values, words)])
         except BaseException:
             self.close()
             raise
@@ -80,8 +91,9 @@ class ProductTimer:
 
         matrices: of one type and size. others: that are read in between, so that caches forget these.
         """
-        self._set_rows(rows)
         chosen = _enough(matrices)
+        as_bytes = chosen[0].type.block > 1 and variants[0].shader not in TAKE_FLOATS
+        self._set_rows(rows, chosen[0].columns, as_bytes=as_bytes)
         flush = _flush(chosen, others)
         keys = [
             (each.shader, each.constants) for variant in variants for each in specialized(variant, chosen[0], False, 1)
@@ -92,7 +104,10 @@ class ProductTimer:
             runs = {variants[0]: prepared(variants[0])}
             self._keep_awake(runs[variants[0]], keys)
             runs = {variant: runs.get(variant) or prepared(variant) for variant in variants}
-            times = {variant: [_first(run)] for variant, run in runs.items()}
+            times = {
+                variant: [_first(run) if self._agrees(run, variant, chosen[-1], rows) else inf]
+                for variant, run in runs.items()
+            }
             best = min(first for (first,) in times.values())
             left = [variant for variant, (first,) in times.items() if first <= _HOPELESS * best]
             for _ in range(min(_RUNS - 1, int(_LONG * _RUNS / best))):
@@ -100,6 +115,20 @@ class ProductTimer:
                     times[variant].append(runs[variant]())
         self._busy_until = time.perf_counter()
         return {variant: median(each) / len(chosen) for variant, each in times.items()}
+
+    def _agrees(self, run: Callable[[], float], variant: Variant, last: Matrix, rows: int) -> bool:
+        """last: the matrix that a run multiplies with in the end."""
+        key = (extent_of(last), rows)
+        if not self._exact or (key in self._expected and variant.shader != BYTES):
+            return True
+        run()
+        part = self._y.part(0, min(_COMPARED, 4 * rows * last.rows))
+        results = self._memory.read(part).view(np.float32)
+        expected = self._expected.setdefault(key, results.copy())
+        agrees = np.array_equal(results, expected, equal_nan=True)
+        if not agrees:
+            log.warning("%s: %s gives other results with this driver, and is not used", self._context.name, variant)
+        return agrees
 
     def _taken(self, buffer: Buffer) -> View:
         self._buffers.append(buffer)
@@ -113,11 +142,19 @@ class ProductTimer:
         while time.perf_counter() < end or not self._pipelines.ready(keys):
             run()
 
-    def _set_rows(self, rows: int) -> None:
-        """As step.glsl reads a batch: rows and samples."""
+    def _set_rows(self, rows: int, columns: int, *, as_bytes: bool) -> None:
+        """A batch, as step.glsl reads it, and what it multiplies with: a GPU's clock depends on that, too."""
         mapped = self._step.mapped
         assert mapped is not None
         mapped.view(np.int32)[[1, 3]] = rows
+        if self._rows == (rows, columns, as_bytes):
+            return
+        random = np.random.default_rng(0)
+        if as_bytes:
+            self._memory.write(self._x, [_quantized(random, rows, columns)])
+        else:
+            self._memory.write(self._x, [random.normal(0, 0.02, (rows, padded(columns))).astype(np.float32)])
+        self._rows = rows, columns, as_bytes
 
     def _prepared(
         self, variant: Variant, matrices: Sequence[Matrix], rows: int, flush: View | None, opened: ExitStack
@@ -159,6 +196,19 @@ class ProductTimer:
         uses = (Use(0, flush), Use(1, self._y, "write"))
         # `tile` keeps the grid one workgroup high for any rows.
         return Dispatch("ceiling_read", (LANES,), uses, push(flush.size // 16), Grid(_FLUSH_GROUPS, 1 << 30))
+
+
+def _quantized(random: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.uint32]:
+    """Rows of 8-bit activations, [rows, words], as quantize.glsl makes them."""
+    blocks = padded(columns) // BLOCK
+    integers = random.integers(-127, 128, (rows, 2 * blocks, BLOCK // 2), np.int8)
+    scales = np.full((rows, blocks), 1 / 127, np.float32)
+    found = np.zeros((rows, quantized_words(columns)), np.uint32)
+    found[:, : 8 * blocks] = integers.reshape(rows, -1).view(np.uint32)
+    found[:, 8 * blocks : 10 * blocks : 2] = scales.view(np.uint32)
+    found[:, 8 * blocks + 1 : 10 * blocks : 2] = integers.sum(2, dtype=np.int16).view(np.uint32)
+    found[:, 10 * blocks : 10 * blocks + -(-blocks // 32)] = np.float32(1 / 127).view(np.uint32)
+    return found
 
 
 def _first(run: Callable[[], float]) -> float:

@@ -167,6 +167,7 @@ class Tuner:
                 rows=max(need.measured(MANY_ROWS) for need in needs),
                 columns=[need.extent.columns for need in needs],
                 results=max(_result_words(need) for need in needs),
+                exact=self.kernels.abilities.deterministic,
             )
             try:
                 done = 0

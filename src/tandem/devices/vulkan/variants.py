@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tandem.devices.vulkan.context import INVOCATIONS, Size
 from tandem.devices.vulkan.matrices import GROUP_OUTPUTS
 from tandem.devices.vulkan.packing import blocks_of
-from tandem.devices.vulkan.tiles import FEW_ROWS, MOST_ROWS, MOST_SPLITS, MatrixTile
+from tandem.devices.vulkan.tiles import FEW_ROWS, MOST_ROWS, MOST_SPLITS, ORDERED_SUMS, MatrixTile
 from tandem.weights.tensor import TensorType
 
 # Lanes of a workgroup of product.comp and product_int.comp, and how many share an output: more where few outputs have
@@ -100,11 +100,9 @@ class Abilities(NamedTuple):
 
     def multiplies(self, type: TensorType, shader: str) -> bool:
         """Whether cooperative matrices may multiply with weights of this type, by FLOATS or BYTES."""
-        if self.deterministic:
-            return False
         if shader == BYTES:
             return bool(self.byte_shapes) and self.quantizes(type) and type is not TensorType.Q6_K
-        return bool(self.matrix_shapes) and (self.quantizes(type) or type in _HALVES)
+        return not self.deterministic and bool(self.matrix_shapes) and (self.quantizes(type) or type in _HALVES)
 
 
 def few_rows(shader: str, rows: int, each: int, share: int, lanes: int) -> Variant:
@@ -162,7 +160,7 @@ def _few_rows_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
 
 
 def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> bool:
-    if len(variant.sizes) != 9 or min(variant.sizes) < 1:
+    if len(variant.sizes) != 10 or min(variant.sizes[:-1]) < 1:
         return False
     floats = variant.shader == FLOATS
     m, n, k, *sizes = variant.sizes
@@ -177,7 +175,9 @@ def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
         and tile.subgroups % tile.above == tile.rows % rows == tile.outputs % outputs == 0
         and tile.part % 32 == 32 % k == 0
         and variant.lanes <= INVOCATIONS
-        and tile.rows * tile.outputs <= (_FLOAT_SUMS if floats else _BYTE_SUMS) * variant.lanes
+        and tile.share == (extent.share if abilities.deterministic else 0)
+        and (not abilities.deterministic or variant.splits == 1)
+        and tile.sums(abilities.subgroup) <= (_FLOAT_SUMS if floats else ORDERED_SUMS if tile.share else _BYTE_SUMS)
         and (tile.rows // rows) * (tile.outputs // outputs) <= _MATRICES
         and (tile.ahead == 1 if floats else _bytes_fit(variant, tile, extent.type))
         and _shared_bytes(tile, m * n, extent.type, floats) <= abilities.shared_memory

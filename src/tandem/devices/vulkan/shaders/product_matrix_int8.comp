@@ -1,7 +1,8 @@
 // y = W x for quantized W and 8-bit x, with cooperative matrices of bytes: the dot of a block of 32 is exact in int32, and
 // is scaled and added in float32, block after block. The subgroups of a workgroup make ROWS x OUTPUTS of y, and take PART
 // elements of the sum at a time through shared memory, while the next AHEAD parts are on their way. A sum may be cut into
-// splits, each with a result of its own.
+// splits, each with a result of its own. Or it is in the order of product_int.comp, to the bit: SHARE sums of every SHAREth
+// block, one after another, added up as its tree joins them.
 #version 460
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
@@ -26,6 +27,7 @@ layout(constant_id = 7) const uint PART = 64;
 layout(constant_id = 8) const uint SUBGROUPS = 4;
 layout(constant_id = 9) const uint ABOVE = 2;
 layout(constant_id = 10) const uint AHEAD = 1;
+layout(constant_id = 11) const uint SHARE = 0;
 
 layout(set = 0, binding = 2) readonly buffer Words8 { uint q[]; };
 layout(set = 0, binding = 2) readonly buffer Quads8 { uvec4 q4[]; };
@@ -39,6 +41,26 @@ const uint W_QUADS = TYPE == Q8_0 ? 2 : 1;
 // Quants with a minimum keep it; others are stored above a number that is taken away here.
 const bool HAS_MINIMUM = TYPE == Q4_1 || TYPE == Q5_1 || TYPE == Q4_K || TYPE == Q5_K;
 const uint MINIMA = HAS_MINIMUM ? 1 : 0;
+
+// In order, a sum is done in turn of the bits of its number read backwards: then what the tree joins next is always what
+// was put aside last, one on each of its levels.
+const bool IN_ORDER = SHARE > 1;
+const uint LEVELS = SHARE < 4 ? 1 : SHARE < 8 ? 2 : SHARE < 16 ? 3 : SHARE < 32 ? 4 : SHARE < 64 ? 5 : 6;
+// Blocks of one of its sums; where some have fewer, the last counts as zero.
+uint turn_blocks() { return (blocks + SHARE - 1) / SHARE; }
+
+// Which block is the `slot`th to be added. May be one beyond the last.
+uint block_of(uint slot) {
+    if (!IN_ORDER) return slot;
+    uint turn = slot / turn_blocks();
+    return (bitfieldReverse(turn) >> (32 - LEVELS)) + (slot - turn * turn_blocks()) * SHARE;
+}
+
+// One that is there, for any slot.
+uint block_near(uint slot, uint end) {
+    uint block = block_of(min(slot, end - 1));
+    return IN_ORDER ? min(block, blocks - 1) : block;
+}
 
 // Results are handed around where the weights were.
 const uint WEIGHTS = OUTPUTS * STRIDE, RESULTS = SUBGROUPS * M * N / 2;
@@ -76,17 +98,17 @@ uvec2 x_scale[AHEAD * X_EACH];
 uint x_item(uint e) { return LANES - 1 - gl_LocalInvocationID.x + e * LANES; }
 uint w_item(uint e) { return gl_LocalInvocationID.x + e * LANES; }
 
-// Asks for the part that begins at block `first`. corner: of what the workgroup makes; count: of rows.
+// Asks for the part that begins at slot `first`. corner: of what the workgroup makes; count: of rows.
 void bring(uint turn, uint first, uint end, uvec2 corner, uint count) {
     [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
-        uint item = w_item(e), at = turn * W_EACH + e, block = min(first + item / OUTPUTS, end - 1);
+        uint item = w_item(e), at = turn * W_EACH + e, block = block_near(first + item / OUTPUTS, end);
         uvec2 row = row_place(min(corner.y + item % OUTPUTS, outputs - 1), row_words);
         [[unroll]] for (uint i = 0; i < W_QUADS; ++i) w_quads[at * W_QUADS + i] = row_quad(row, block * W_QUADS + i);
         w_scales[at] = scale_words(row, block, blocks);
         w_high[at] = high_words(row, block, blocks);
     }
     [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
-        uint item = x_item(e), at = turn * X_EACH + e, block = min(first + item % BLOCKS, end - 1);
+        uint item = x_item(e), at = turn * X_EACH + e, block = block_near(first + item % BLOCKS, end);
         uint row = min(corner.x + item / BLOCKS, count - 1) * x_stride;
         [[unroll]] for (uint i = 0; i < 2; ++i) x_quads[at * 2 + i] = q4[row / 4 + block * 2 + i];
         x_scale[at] = uvec2(q[row + blocks * 8 + block * 2], q[row + blocks * 8 + block * 2 + 1]);
@@ -96,7 +118,7 @@ void bring(uint turn, uint first, uint end, uvec2 corner, uint count) {
 // Puts what came where all can read it.
 void place(uint turn, uint first, uint end) {
     [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
-        uint item = w_item(e), from = turn * W_EACH + e, which = item % OUTPUTS, part = item / OUTPUTS, block = first + part;
+        uint item = w_item(e), from = turn * W_EACH + e, which = item % OUTPUTS, part = item / OUTPUTS, block = block_of(first + part);
         if (item >= OUTPUTS * BLOCKS) break;
         uvec4 low, high;
         signed_bytes_of(w_quads[from * W_QUADS], w_quads[from * W_QUADS + W_QUADS - 1], w_high[from], low, high);
@@ -105,7 +127,7 @@ void place(uint turn, uint first, uint end) {
         w_tile[at + 1] = low.zw;
         w_tile[at + 2] = high.xy;
         w_tile[at + 3] = high.zw;
-        vec2 factors = block < end ? factors_of(w_scales[from], block).xy : vec2(0);
+        vec2 factors = first + part < end && (!IN_ORDER || block < blocks) ? factors_of(w_scales[from], block).xy : vec2(0);
         uint factor = part * OUTPUTS + which;
         w_factors[factor] = factors.x * SIGNED_SCALE;
         if (HAS_MINIMUM) w_factors[factor + BLOCKS * OUTPUTS] = factors.y;
@@ -123,7 +145,7 @@ void place(uint turn, uint first, uint end) {
         x_factors[factor] = scale;
         if (HAS_MINIMUM) {
             int total = (int(x_scale[from].y) << 16 >> 16) + (int(x_scale[from].y) >> 16);
-            x_factors[factor + BLOCKS * ROWS] = scale * float(total);
+            x_factors[factor + BLOCKS * ROWS] = IN_ORDER ? float(total) : scale * float(total);
         }
     }
 }
@@ -136,10 +158,16 @@ void main() {
     if (corner.x >= count) return;
     uint parts = (blocks + BLOCKS - 1) / BLOCKS, share = (parts + splits - 1) / splits;
     uint begin = min(split * share * BLOCKS, blocks), end = min(begin + share * BLOCKS, blocks);
+    if (IN_ORDER) {
+        begin = 0;
+        end = SHARE * turn_blocks();
+    }
 
     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> sums[ROW_TILES * OUTPUT_TILES];
     [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i)
         sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
+    // What was put aside, level by level.
+    coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> aside[LEVELS * ROW_TILES * OUTPUT_TILES];
     uint row_part = gl_SubgroupID / BESIDE * (ROWS / ABOVE), output_part = gl_SubgroupID % BESIDE * (OUTPUTS / BESIDE);
 
     [[unroll]] for (uint turn = 0; turn < AHEAD; ++turn)
@@ -182,8 +210,30 @@ void main() {
                         [[unroll]] for (uint k = 0; k < 32 / K; ++k) dots = coopMatMulAdd(a[k], b[r * (32 / K) + k], dots);
                         uint i = r * OUTPUT_TILES + o;
                         [[unroll]] for (uint e = 0; e < dots.length(); ++e) {
-                            sums[i][e] = fma(counted(dots[e]), factor[e] * row_factor[r][e], sums[i][e]);
-                            if (HAS_MINIMUM) sums[i][e] = fma(minimum[e], row_total[r][e], sums[i][e]);
+                            if (IN_ORDER) {
+                                precise float value = factor[e] * counted(dots[e]);
+                                if (HAS_MINIMUM) value = fma(minimum[e], row_total[r][e], value);
+                                sums[i][e] = fma(row_factor[r][e], value, sums[i][e]);
+                            } else {
+                                sums[i][e] = fma(counted(dots[e]), factor[e] * row_factor[r][e], sums[i][e]);
+                                if (HAS_MINIMUM) sums[i][e] = fma(minimum[e], row_total[r][e], sums[i][e]);
+                            }
+                        }
+                    }
+                }
+                if (IN_ORDER && (now + part + 1) % turn_blocks() == 0 && now + part < end) {
+                    uint turn = (now + part) / turn_blocks();
+                    bool joining = true;
+                    [[unroll]] for (uint level = 0; level < LEVELS; ++level) {
+                        const uint at = level * ROW_TILES * OUTPUT_TILES;
+                        if (joining && (turn >> level & 1) != 0) {
+                            [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) sums[i] = aside[at + i] + sums[i];
+                        } else if (joining) {
+                            [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
+                                aside[at + i] = sums[i];
+                                sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
+                            }
+                            joining = false;
                         }
                     }
                 }
