@@ -13,7 +13,7 @@ from devices.runner import aligned_zeros
 from tandem._native import Timeline
 from tandem.devices.base import Event, KVGroupSpec, StepBuffers
 from tandem.devices.batch import Batch, BatchLayout
-from tandem.devices.onnx.attention_graph import Pages, attention_graph, fill_mask
+from tandem.devices.onnx.attention_graph import UNSEEN, Pages, attention_graph
 from tandem.devices.onnx.block_graphs import output_graph, projection_graph, rope_rows
 from tandem.devices.onnx.graph import Array, Graph
 from tandem.devices.onnx.weights_form import PackedBlock
@@ -171,7 +171,10 @@ def attention_block(
         queries[index, :new] = np.arange(before, before + new)
         q[index, :new] = projected["q"][mine[before:]]
         old, new_row = old + before, new_row + new
-    fill_mask(mask, queries, key_positions, spec.window)
+    distance = queries[:, :, None] - key_positions[:, None, :]
+    seen = (distance >= 0) & (key_positions >= 0)[:, None, :]
+    seen &= distance < (spec.window or np.inf)
+    mask[...] = np.where(seen, 0, UNSEEN)
 
     graph = attention_graph(spec, count, most, context, pages=pool if paged else None, kv_dtype=kv_dtype)
     inputs = {"q": q.reshape(-1, *q.shape[2:]), "mask": mask}

@@ -10,18 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from tandem.devices.onnx.graph import Builder, Graph
 from tandem.devices.spec import AttentionSpec
 
 # Added to the scores of keys that a row does not see: its exponential is zero in float32, and float16 holds it, in
 # which some processors compute. A row that sees nothing becomes a mean of all values; nobody reads it.
 UNSEEN = -30_000.0
-
-Float32Array = npt.NDArray[np.float32]
-Positions = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,7 @@ def attention_graph(
     Row r of sequence s is q[s * rows + r]. keys, values: [kv_heads, sequences, context, head_dim] of `kv_dtype`; with
     `pages` the pool [kv_heads, pages, size * head_dim], and `table` [sequences, context / size] int32 names each
     sequence's pages in order, any page where it has none. mask: [sequences, rows, context], added to the scaled and
-    capped scores: 0, or UNSEEN (`fill_mask`). What the mask hides must be finite all the same.
+    capped scores: 0, or UNSEEN. What the mask hides must be finite all the same.
     """
     kv, group, size = spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim
     graph = Builder(f"attention {sequences}x{rows} of {context}")
@@ -80,15 +74,3 @@ def attention_graph(
     shape = (sequences * rows, spec.heads * size)
     graph.output(graph.reshape(attended, *shape), "attended", shape)
     return graph.finish()
-
-
-def fill_mask(mask: Float32Array, queries: Positions, keys: Positions, window: int | None) -> None:
-    """Fills mask [sequences, rows, context] from positions: queries [sequences, rows], keys [sequences, context].
-
-    A negative position is none: such a row sees nothing, such a key is not seen.
-    """
-    distance = queries[:, :, None] - keys[:, None, :]
-    seen = (distance >= 0) & (keys >= 0)[:, None, :]
-    if window is not None:
-        seen &= distance < window
-    np.copyto(mask, np.where(seen, np.float32(0), np.float32(UNSEEN)))
