@@ -16,7 +16,7 @@ from tandem.devices.spec import FFNSpec, HeadSpec, NormSpec
 from tandem.devices.vulkan import VulkanDevice
 from tandem.devices.vulkan.device import Mask
 from tandem.devices.vulkan.instance import Instance
-from tandem.devices.vulkan.kept import read_pipelines, read_tuning, write_pipelines
+from tandem.devices.vulkan.kept import HEADER, read_pipelines, read_tuning, write_pipelines
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.probe import probe_all
 from tandem.devices.vulkan.tiles import bucket_of, most_splits
@@ -231,7 +231,7 @@ def test_pipelines_of_another_driver_or_damaged_ones_are_ignored(
     gpu = probe_all(instance)[0]
     kept = read_pipelines(path, gpu)
     assert kept is not None
-    foreign = bytearray(kept.data)
+    foreign = bytearray(kept.data or HEADER.pack(HEADER.size, 1, *gpu.identity))
     foreign[16] ^= 1
     whole = path.read_bytes()
     for data, complaint in ((whole[:-1], "damaged"), (whole[:40] + b"\0" + whole[41:], ""), (b"", "damaged")):

@@ -23,13 +23,15 @@ log = logging.getLogger("tandem.vulkan")
 
 _SCHEMA = 1
 # VkPipelineCacheHeaderVersionOne: its size, its version, vendor, device, and the driver's own number.
-_HEADER = struct.Struct("<IIII16s")
+HEADER = struct.Struct("<IIII16s")
 # A pipeline: its shader and its specialization constants.
 PipelineKey = tuple[str, tuple[int, ...]]
 
 
 class KeptPipelines(msgspec.Struct, frozen=True):
-    """data: the driver's, as VkPipelineCache gives it; digest: of it. used: by the last processes, the newest first."""
+    """data: the driver's, as VkPipelineCache gives it, or nothing; digest: of it. used: by the last
+    processes, the newest first.
+    """
 
     used: list[PipelineKey]
     data: bytes
@@ -81,7 +83,7 @@ def read_pipelines(path: Path, gpu: Gpu) -> KeptPipelines | None:
         else:
             if found.digest != _digest(found.data):
                 wrong = f"{path} is damaged (its bytes are not those that were written)"
-            elif not _made_by(found.data, gpu):
+            elif found.data and not _made_by(found.data, gpu):
                 wrong = f"{path} comes from another GPU or driver"
             else:
                 return found
@@ -113,10 +115,10 @@ def _path(gpu: Gpu, what: str, ending: str) -> Path:
 
 def _made_by(data: bytes, gpu: Gpu) -> bool:
     """Whether the header of a pipeline cache is this driver's."""
-    if len(data) < _HEADER.size:
+    if len(data) < HEADER.size:
         return False
-    size, version, *identity = _HEADER.unpack_from(data)
-    return size >= _HEADER.size and version == 1 and tuple(identity) == gpu.identity
+    size, version, *identity = HEADER.unpack_from(data)
+    return size >= HEADER.size and version == 1 and tuple(identity) == gpu.identity
 
 
 def _digest(data: bytes) -> bytes:

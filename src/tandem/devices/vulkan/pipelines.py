@@ -13,7 +13,7 @@ from typing import Any
 from tandem.devices.vulkan.binding import constants as vk
 from tandem.devices.vulkan.binding.loader import NULL, call, create, ffi, struct
 from tandem.devices.vulkan.context import Context
-from tandem.devices.vulkan.kept import SHADERS, PipelineKey, read_pipelines, write_pipelines
+from tandem.devices.vulkan.kept import HEADER, SHADERS, PipelineKey, read_pipelines, write_pipelines
 from tandem.errors import DeviceError
 
 _THREADS = 8
@@ -162,13 +162,15 @@ class Pipelines:
         return create("vkCreatePipelineCache", "VkPipelineCache", self._context.handle, info, NULL)
 
     def _data(self) -> bytes:
-        """The driver's cache as it is now."""
+        """The driver's cache as it is now. Nothing of one that is shorter than its header, as the lavapipe of Mesa 26.2
+        gives it: then pipelines are made from the list alone.
+        """
         size = ffi.new("size_t*")
         call("vkGetPipelineCacheData", self._context.handle, self._cache, size, NULL)
         data = ffi.new("uint8_t[]", max(1, size[0]))
         # Another thread may make one meanwhile: what does not fit is left out, and so is the rest of the error.
         self._context.vulkan.vkGetPipelineCacheData(self._context.handle, self._cache, size, data)
-        return bytes(ffi.buffer(data, size[0]))
+        return bytes(ffi.buffer(data, size[0])) if size[0] >= HEADER.size else b""
 
     def _write_later(self) -> None:
         if self._kept is None:
