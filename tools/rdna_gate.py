@@ -95,7 +95,7 @@ def variants() -> Iterator[tuple[str, str, tuple[int, ...]]]:
         if quantized and kind is not TensorType.Q6_K:
             tiles = [
                 *(byte_matrix_tile(bucket, WAVE, 64 << 10) for bucket in (MOST_ROWS, 32, FEW_ROWS, MANY_ROWS)),
-                *(ordered_matrix_tile(MANY_ROWS, WAVE, 16, share) for _, share in (SHARED, THIN)),
+                *(tile for _, share in (SHARED, THIN) if (tile := ordered_matrix_tile(MANY_ROWS, 8192, share))),
             ]
             for tile in tiles:
                 label = f"product_matrix_int8 {kind.name}, {tile.rows} x {tile.outputs}"

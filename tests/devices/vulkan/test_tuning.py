@@ -21,7 +21,8 @@ from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.probe import probe_all
 from tandem.devices.vulkan.tiles import bucket_of, most_splits
 from tandem.devices.vulkan.timing import ProductTimer
-from tandem.devices.vulkan.tuning import TUNE_VARIABLE, Tuner, starts, wants_tuning
+from tandem.devices.vulkan.trials import starts
+from tandem.devices.vulkan.tuning import TUNE_VARIABLE, Tuner, wants_tuning
 from tandem.devices.vulkan.variants import Extent, neighbours
 from tandem.errors import ConfigError, DeviceError
 from tandem.weights.tensor import TensorType

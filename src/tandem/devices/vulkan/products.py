@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tandem.devices.vulkan.dispatch import ROW_LANES, Grid
 from tandem.devices.vulkan.matrices import Chunk, Matrix
-from tandem.devices.vulkan.packing import BLOCK
+from tandem.devices.vulkan.packing import BLOCK, blocks_of
 from tandem.devices.vulkan.tiles import (
     FEW_ROWS,
     MATRIX_ROWS,
@@ -19,6 +19,7 @@ from tandem.devices.vulkan.tiles import (
     matrix_tile,
     most_splits,
     ordered_matrix_tile,
+    quantized_rows,
     usual_splits,
 )
 from tandem.devices.vulkan.variants import (
@@ -28,11 +29,13 @@ from tandem.devices.vulkan.variants import (
     Abilities,
     Extent,
     Variant,
+    allowed,
     few_rows,
     tiled,
     with_matrices,
 )
 from tandem.devices.vulkan.workspace import padded, quantized_words
+from tandem.weights.tensor import TensorType
 
 # Shaders that take rows in float32; others take 8-bit ones.
 TAKE_FLOATS = ("product", "product_tile_float")
@@ -41,15 +44,18 @@ _BUSY = 150_000
 # Of `gated_product`, whose workgroups are few and large: where a product takes longer than a few dispatches, it costs
 # more to have some multiprocessors idle at its end than one dispatch more. Of `norm_product`, whose every workgroup has
 # the registers of a norm.
-_FUSED_MACS, _FUSED_WIDTH = 300_000_000, 3072
+_FUSED_MACS, _FUSED_WEIGHTS, _FUSED_WIDTH = 300_000_000, 200_000_000, 3072
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """What a device multiplies with. table: what tuning has chosen, by matrix and bucket; rules decide the rest."""
+    """What a device multiplies with. table: what tuning has chosen, by matrix and bucket; rules decide the rest.
+    proved: types of weights with which matrices were seen to keep the order of a sum.
+    """
 
     abilities: Abilities
     table: dict[tuple[Extent, int], Variant] = field(default_factory=dict)
+    proved: set[TensorType] = field(default_factory=set)
 
     @property
     def matrices(self) -> bool:
@@ -63,18 +69,19 @@ class Kernels:
 
     def rule(self, extent: Extent, bucket: int) -> Variant:
         """How it is where nothing was measured: as an H100 liked it best."""
-        has = self.abilities
-        if not has.deterministic:
-            by_matrices = self.matrix_rules(extent, bucket)
-            if by_matrices and bucket >= (NARROW_ROWS if by_matrices[0].shader == BYTES else MATRIX_ROWS):
-                return by_matrices[0]
-            if bucket > MOST_ROWS:
-                return tiled(has, extent.type)
+        has, by_matrices = self.abilities, self.matrix_rules(extent, bucket)
+        if has.deterministic:
+            proved = extent.type in self.proved
+            by_matrices = [each for each in by_matrices if proved and allowed(each, extent, has, 1)]
+        if by_matrices and bucket >= (NARROW_ROWS if by_matrices[0].shader == BYTES else MATRIX_ROWS):
+            return by_matrices[0]
+        if bucket > MOST_ROWS and not has.deterministic:
+            return tiled(has, extent.type)
         return self.few_rule(extent, bucket)
 
     def matrix_rules(self, extent: Extent, bucket: int) -> list[Variant]:
-        """With cooperative matrices, of bytes and of float16, as far as there are such; the better ones first. Those
-        that keep the order of `few_rule` are for tuning to choose: no GPU has measured them yet.
+        """With cooperative matrices, of bytes and of float16, as far as there are such; the better ones first. With
+        `deterministic` those that keep the order of `few_rule`, where they are faster.
         """
         has, found = self.abilities, []
         splits = usual_splits(extent.outputs, bucket)
@@ -84,8 +91,8 @@ class Kernels:
             shape = has.byte_shapes[0]
         if shape is not None and has.multiplies(extent.type, BYTES):
             if has.deterministic:
-                tile = ordered_matrix_tile(bucket, has.subgroup, shape[1], extent.share)
-                return [with_matrices(BYTES, shape, tile, has.subgroup, 1)]
+                ordered = ordered_matrix_tile(bucket, extent.outputs, extent.share)
+                return [with_matrices(BYTES, shape, ordered, has.subgroup, 1)] if ordered else []
             tile = byte_matrix_tile(bucket, has.subgroup, has.shared_memory)
             found.append(with_matrices(BYTES, shape, tile, has.subgroup, splits))
         if has.multiplies(extent.type, FLOATS):
@@ -96,12 +103,9 @@ class Kernels:
 
     def few_rule(self, extent: Extent, bucket: int) -> Variant:
         """By the kernel that takes few rows at once, and many above each other."""
-        rows = even_rows(bucket)
         if not self.abilities.quantizes(extent.type):
-            return few_rows("product", rows, 1, extent.share, extent.lanes)
-        # Two outputs a lane share what it loads of the rows; not where too few lanes would be left, nor where registers
-        # would be.
-        each = 2 if 1 < rows < MOST_ROWS and extent.outputs * extent.share >= _BUSY else 1
+            return few_rows("product", even_rows(bucket), 1, extent.share, extent.lanes)
+        rows, each = quantized_rows(bucket, extent.outputs, blocks_of(extent.columns), thin=extent.thin)
         return few_rows("product_int", rows, each, extent.share, extent.lanes)
 
     def shader(self, matrix: Matrix, bucket: int) -> str:
@@ -170,7 +174,8 @@ def gated_product(kernels: Kernels, matrix: Matrix, bucket: int) -> Product | No
     if bucket > MOST_ROWS or width % BLOCK or len(matrix.chunks) > 1:
         return None
     shader = kernels.fusible(matrix, bucket)
-    if shader is None or bucket * matrix.rows * matrix.columns > _FUSED_MACS:
+    weights = matrix.rows * matrix.columns
+    if shader is None or weights > _FUSED_WEIGHTS or bucket * weights > _FUSED_MACS:
         return None
     # So many lanes that a large GPU is busy, and that all workgroups fit there at once.
     lanes = ROW_LANES if width // BLOCK * ROW_LANES < _BUSY else ROW_LANES // 2

@@ -1,9 +1,8 @@
-"""Searching for a product's fastest variant with few measurements, and making choices that fit each other."""
+"""Searching for a product's fastest variant with few measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from tandem.devices.vulkan.variants import Variant
 
@@ -11,8 +10,6 @@ from tandem.devices.vulkan.variants import Variant
 Race = Callable[[Sequence[Variant]], Mapping[Variant, float]]
 # A rule's kernel stays unless another takes less than this share of its time: measurements are not better than that.
 MARGIN = 0.97
-# Of times that were not taken in turns: a GPU's clock is not the same for long.
-LATER_MARGIN = 0.85
 _SWEEPS = 2
 
 
@@ -20,7 +17,8 @@ def search(
     starts: Sequence[Variant], axes: Callable[[Variant], Iterable[Sequence[Variant]]], race: Race
 ) -> dict[Variant, float]:
     """Seconds of all variants that were tried: the starts, then what differs from the fastest in one thing after
-    another until nothing of that is faster. Each is raced once.
+    another until nothing of that is faster. Each is raced beside the fastest so far, and its time corrected by what
+    that one takes now: a GPU's clock is not the same for long.
     """
     times = dict(race(starts))
     for _ in range(_SWEEPS):
@@ -29,7 +27,9 @@ def search(
         for turn in range(sum(1 for _ in axes(before))):
             axis = list(axes(fastest(times)))
             if turn < len(axis) and (new := [each for each in axis[turn] if each not in times]):
-                times |= race(new)
+                so_far = fastest(times)
+                found = race([so_far, *new])
+                times |= {each: found[each] / found[so_far] * times[so_far] for each in new}
         if fastest(times) == before:
             break
     return times
@@ -44,18 +44,3 @@ def choose(times: Mapping[Variant, float], usual: Variant) -> Variant:
     """The fastest, if it is faster than the rules' choice by more than measurements err."""
     best = fastest(times)
     return best if usual not in times or times[best] < MARGIN * times[usual] else usual
-
-
-def monotone(
-    choices: Mapping[int, tuple[Variant, float]], extra: Callable[[int, Variant], float]
-) -> dict[int, tuple[Variant, float]]:
-    """By bucket: where more rows took clearly less time, fewer take the same kernel, which cannot take longer for them.
-    extra: seconds that a variant costs a bucket beside its own, as they are part of all of the bucket's times.
-    """
-    fixed = dict(choices)
-    for more, bucket in pairwise(sorted(choices, reverse=True)):
-        variant, seconds = fixed[more]
-        seconds += extra(bucket, variant) - extra(more, variant)
-        if seconds < LATER_MARGIN * fixed[bucket][1]:
-            fixed[bucket] = variant, seconds
-    return fixed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product takes them all at once,
-# and every count has its own: a kernel for 12 rows takes as long for 9.
+# The row-count buckets: a step takes the first that holds its rows. Up to MOST_ROWS a product can take them all at
+# once, and every count has its own: a kernel for 12 rows takes as long for 9.
 MOST_ROWS, MANY_ROWS = 16, 1 << 16
 # From so many rows cooperative matrices multiply, where they may; those of bytes, where the driver has some that are as
 # narrow, from fewer.
@@ -13,11 +13,16 @@ MATRIX_ROWS, NARROW_ROWS = 9, 8
 BUCKETS: tuple[int, ...] = (*range(1, MOST_ROWS + 1), 18, 20, 24, 28, 32, 40, 48, 56, 64, MANY_ROWS)
 # Lanes of a subgroup whose registers hold 64 x 64 results of float16 matrices.
 USUAL_SUBGROUP = 32
-# Sums of a lane in product_matrix_int8.comp, those of its tree counted, that a GPU has registers for.
-ORDERED_SUMS = 160
-# Workgroups of product_matrix.comp, for each tile of rows, that keep a large GPU reading, and the splits that may get
-# there; steps of more than FEW_ROWS have several tiles of rows.
-FEW_ROWS, _FEW_TILES, _MANY_TILES, MOST_SPLITS = 64, 512, 256, 8
+# Steps of more than FEW_ROWS have several tiles of rows. Of others: workgroups of product_matrix.comp that keep a large
+# GPU reading, and the splits that may get there. Of these: as many of matrix_tile's as an H100 takes at once, their
+# splits at most, and tiles of 512 rows.
+FEW_ROWS, MOST_SPLITS = 64, 8
+_FEW_TILES, _MANY_TILES, _MANY_SPLITS, _TILES_ABOVE = 512, 264, 4, 4
+# Where few rows are best taken together: many outputs, or those of a thin product that are not too few nor their sums
+# too long. Where the lines are an H100 knows.
+_WIDE_OUTPUTS, _SMALL_OUTPUTS, _LONG_BLOCKS = 1 << 16, 2048, 512
+# Outputs times rows from which matrices that keep an order have enough to do for a large GPU.
+_ORDERED_RESULTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,8 @@ class MatrixTile:
         return self.rows, self.outputs, self.part, self.subgroups, self.above, self.ahead, self.share
 
     def sums(self, subgroup: int) -> int:
-        """That a lane keeps while it works: its own, and what a tree of `share` has on each level."""
-        levels = self.share.bit_length() - 1 if self.share else 0
-        return self.rows * self.outputs * (levels + 1) // (self.subgroups * subgroup)
+        """That a lane makes."""
+        return self.rows * self.outputs // (self.subgroups * subgroup)
 
 
 def matrix_tile(bucket: int, subgroup: int) -> MatrixTile:
@@ -75,18 +79,17 @@ def byte_matrix_tile(bucket: int, subgroup: int, shared_memory: int) -> MatrixTi
     return MatrixTile(128, 128, 64 if shared_memory >= 48 << 10 else 32, 8, 2, 2)
 
 
-def ordered_matrix_tile(bucket: int, subgroup: int, row_size: int, share: int) -> MatrixTile:
-    """For product_matrix_int8.comp where sums keep the order that `share` lanes give them: many subgroups, as a lane
-    has registers for few sums; wide ones have fewer. row_size: rows of a matrix.
+def ordered_matrix_tile(bucket: int, outputs: int, share: int) -> MatrixTile | None:
+    """For product_matrix_int8.comp where sums keep the order that `share` lanes give them, for which a lane has a
+    second one of each, and no sum is cut; None where other kernels were faster.
     """
-    subgroups = 4 if bucket <= 32 or subgroup > 32 else 8
-    most = ORDERED_SUMS if subgroup <= 32 else ORDERED_SUMS * 3 // 8
-    for rows in (64, 32, 16):
-        above = max(1, min(2, rows // row_size))
-        tile = MatrixTile(rows, 64, 64, subgroups, above, 2, share)
-        if rows <= max(bucket, row_size) and tile.sums(subgroup) <= most:
-            return tile
-    return MatrixTile(row_size, 64, 64, subgroups, 1, 2, share)
+    if outputs * bucket < _ORDERED_RESULTS or bucket < MATRIX_ROWS:
+        return None
+    if bucket <= 16:
+        return MatrixTile(16, 128, 64, 4, 1, 2, share)
+    if bucket <= 32:
+        return MatrixTile(32, 64, 64, 4, 2, 2, share)
+    return MatrixTile(64, 64, 64, 4, 2, 1, share)
 
 
 # Keys of a tile of attention_matrix.comp, and elements of a head at a time.
@@ -137,16 +140,20 @@ def _attention_bytes(queries: int, head_dim: int, lanes: int) -> int:
 
 def usual_splits(outputs: int, bucket: int) -> int:
     """Splits of a sum that makes so many outputs, where nothing was measured."""
-    tiles = -(-outputs // 64)
-    if bucket > FEW_ROWS:
-        return min(4, -(-_MANY_TILES // tiles))
-    return min(MOST_SPLITS, -(-_FEW_TILES // tiles))
+    if bucket <= FEW_ROWS:
+        return min(MOST_SPLITS, -(-_FEW_TILES // -(-outputs // 64)))
+    tiles = _TILES_ABOVE * -(-outputs // 128)
+    if tiles >= _MANY_TILES:
+        return 1
+    # Those that leave least of the GPU idle while the last workgroups run; the fewest of them.
+    return max(range(1, _MANY_SPLITS + 1), key=lambda splits: tiles * splits / -(-tiles * splits // _MANY_TILES))
 
 
 def most_splits(outputs: int, bucket: int) -> int:
     """Splits that there is room for, whatever is chosen: results are planned before anything is measured."""
-    usual = usual_splits(outputs, bucket)
-    return usual if bucket > FEW_ROWS else min(MOST_SPLITS, 2 * usual)
+    if bucket <= FEW_ROWS:
+        return min(MOST_SPLITS, 2 * usual_splits(outputs, bucket))
+    return min(_MANY_SPLITS, -(-_MANY_TILES // -(-outputs // 64)))
 
 
 def result_rows(outputs: int, rows: int) -> int:
@@ -164,3 +171,17 @@ def even_rows(bucket: int) -> int:
     not there.
     """
     return MOST_ROWS if bucket > FEW_ROWS else -(-bucket // -(-bucket // MOST_ROWS))
+
+
+def quantized_rows(bucket: int, outputs: int, blocks: int, *, thin: bool) -> tuple[int, int]:
+    """Rows of a workgroup and outputs of a lane for product_int.comp. Workgroups above each other start together, so
+    what one reads of the weights the next finds in a cache; where the GPU has room for twice as many they wait for less
+    than one that takes all rows. blocks: of a row; thin: few outputs, for which more lanes share a sum.
+    """
+    if bucket == 1:
+        return 1, 1
+    if bucket > FEW_ROWS:
+        return 8, 4
+    together = blocks < _LONG_BLOCKS and outputs >= _SMALL_OUTPUTS if thin else outputs >= _WIDE_OUTPUTS
+    above = 1 if together and bucket <= 8 else max(2, -(-bucket // 8))
+    return -(-bucket // above), 2

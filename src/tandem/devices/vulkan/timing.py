@@ -104,9 +104,10 @@ class ProductTimer:
             runs = {variants[0]: prepared(variants[0])}
             self._keep_awake(runs[variants[0]], keys)
             runs = {variant: runs.get(variant) or prepared(variant) for variant in variants}
+            # What others are compared with comes first.
             times = {
-                variant: [_first(run) if self._agrees(run, variant, chosen[-1], rows) else inf]
-                for variant, run in runs.items()
+                variant: [_first(runs[variant]) if self._agrees(runs[variant], variant, chosen[-1], rows) else inf]
+                for variant in sorted(variants, key=lambda variant: variant.shader == BYTES)
             }
             best = min(first for (first,) in times.values())
             left = [variant for variant, (first,) in times.items() if first <= _HOPELESS * best]

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-from msgspec.structs import replace
 
 from tandem.devices.vulkan.blocks import VulkanBlock
 from tandem.devices.vulkan.context import Context
@@ -24,25 +23,17 @@ from tandem.devices.vulkan.memory import Memory
 from tandem.devices.vulkan.pipelines import Pipelines
 from tandem.devices.vulkan.probe import Gpu
 from tandem.devices.vulkan.products import Kernels, extent_of
-from tandem.devices.vulkan.search import choose, monotone, search
-from tandem.devices.vulkan.tiles import BUCKETS, MANY_ROWS, bucket_of, most_splits
+from tandem.devices.vulkan.tiles import MANY_ROWS
 from tandem.devices.vulkan.timing import ProductTimer
-from tandem.devices.vulkan.variants import FEW, Extent, Variant, allowed, for_bucket, neighbours, tiled
+from tandem.devices.vulkan.trials import ANCHORS, Need, Trial
+from tandem.devices.vulkan.variants import BYTES, Extent, allowed
 from tandem.errors import ConfigError, DeviceError
 from tandem.weights.tensor import TensorType
 
 TUNE_VARIABLE = "TANDEM_VULKAN_TUNE"
 
-# Buckets that are searched; those between them take what was found beside them.
-_ANCHORS = (1, 2, 4, 8, 12, 16, 32, 64, MANY_ROWS)
-# Rows with which the largest bucket is measured; fewer where their results would be more than so many words.
-_MANY_MEASURED, _MOST_RESULTS = 256, 16 << 20
 # Seconds after which no further bucket is begun; the next process goes on.
 _PATIENCE = 12.0
-# Seconds that others must make up for where the kernel for few rows may be fused with what is before and after it.
-_FUSING = 10e-6
-# From so many rows other kernels are tried than those that take few.
-_TILED_ROWS = 4
 
 
 def wants_tuning(gpu: Gpu) -> bool:
@@ -53,26 +44,6 @@ def wants_tuning(gpu: Gpu) -> bool:
     if word not in ("", "on", "off"):
         raise ConfigError(f"{TUNE_VARIABLE} must be on or off, not {word!r}")
     return word == "on" or (word == "" and gpu.type != "cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Products with matrices of a size, in steps of up to `rows` rows. single: see `Choice`."""
-
-    extent: Extent
-    single: bool
-    rows: int
-
-    @property
-    def buckets(self) -> list[int]:
-        return [bucket for bucket in BUCKETS if bucket <= bucket_of(self.rows)]
-
-    def measured(self, bucket: int) -> int:
-        """Rows with which a bucket is measured."""
-        return max(1, min(bucket, self.rows, _MANY_MEASURED, _MOST_RESULTS // self.extent.outputs))
-
-    def splits(self, bucket: int) -> int:
-        return 1 if self.single else most_splits(self.extent.outputs, bucket)
 
 
 def needs_of(blocks: Iterable[VulkanBlock], rows: int, samples: int) -> list[Need]:
@@ -93,7 +64,7 @@ def needs_of(blocks: Iterable[VulkanBlock], rows: int, samples: int) -> list[Nee
 
 @dataclass(slots=True)
 class Tuner:
-    """Of one device. path: of what is kept."""
+    """Of one device. path: of what is kept. doubted: types with which some matrices did not keep a sum's order."""
 
     context: Context
     memory: Memory
@@ -101,6 +72,7 @@ class Tuner:
     kernels: Kernels
     path: Path
     kept: dict[tuple[Extent, bool, int], Choice] | None = None
+    doubted: set[TensorType] = field(default_factory=set)
 
     def tune(self, blocks: Iterable[VulkanBlock], rows: int, samples: int, matrices: Sequence[Matrix]) -> None:
         """Fills the kernels' table for programs of these blocks; `matrices` are all of the device. On its lane.
@@ -151,6 +123,8 @@ class Tuner:
             splits = need.splits(bucket)
             if choice is not None and allowed(choice.variant, need.extent, self.kernels.abilities, splits):
                 self.kernels.table[key] = choice.variant
+                if choice.variant.shader == BYTES:
+                    self.kernels.proved.add(need.extent.type)
             else:
                 left.append(bucket)
         return left
@@ -158,109 +132,45 @@ class Tuner:
     def _measure(self, missing: Sequence[tuple[Need, list[int]]], matrices: Sequence[Matrix], end: float) -> int:
         """missing: buckets of each need. Returns how many were done by then."""
         needs = [need for need, _ in missing]
-        trial = Pipelines(self.context, beside=self.pipelines)
-        try:
+        by_extent: dict[Extent, list[Matrix]] = {need.extent: [] for need in needs}
+        for matrix in matrices:
+            by_extent.get(extent_of(matrix), []).append(matrix)
+
+        def bytes_of(trial: Trial) -> int:
+            return sum(matrix.bytes for matrix in by_extent[trial.need.extent])
+
+        with ExitStack() as opened:
+            pipelines = opened.enter_context(closing(Pipelines(self.context, beside=self.pipelines)))
             timer = ProductTimer(
                 self.context,
                 self.memory,
-                trial,
+                pipelines,
                 rows=max(need.measured(MANY_ROWS) for need in needs),
                 columns=[need.extent.columns for need in needs],
                 results=max(_result_words(need) for need in needs),
                 exact=self.kernels.abilities.deterministic,
             )
-            try:
-                done = 0
-                by_extent: dict[Extent, list[Matrix]] = {need.extent: [] for need in needs}
-                for matrix in matrices:
-                    by_extent.get(extent_of(matrix), []).append(matrix)
-
-                def bytes_of(each: tuple[Need, list[int]]) -> int:
-                    return sum(matrix.bytes for matrix in by_extent[each[0].extent])
-
-                # Those that steps spend most of their time on come first.
-                for need, buckets in sorted(missing, key=bytes_of, reverse=True):
-                    mine = by_extent[need.extent]
-                    choices = self._choices(need, buckets, end, partial(timer.race, mine, matrices))
-                    self._note(need, choices)
-                    done += len(choices)
-                return done
-            finally:
-                timer.close()
-        finally:
-            trial.close()
-
-    def _choices(
-        self,
-        need: Need,
-        buckets: Sequence[int],
-        end: float,
-        raced: Callable[[int, Sequence[Variant]], dict[Variant, float]],
-    ) -> dict[int, Choice]:
-        """By bucket: of those that were begun before the time was up. raced: seconds of variants for some rows."""
-        extent, abilities = need.extent, self.kernels.abilities
-
-        def extra(bucket: int, variant: Variant) -> float:
-            return _FUSING if variant.shader not in FEW and self._usual(need, bucket).shader in FEW else 0.0
-
-        def race(bucket: int, variants: Sequence[Variant]) -> dict[Variant, float]:
-            times = raced(need.measured(bucket), variants)
-            return {each: taken + extra(bucket, each) for each, taken in times.items()}
-
-        def searched(bucket: int) -> dict[Variant, float]:
-            splits = need.splits(bucket)
-            return search(
-                starts(self.kernels, extent, bucket, splits),
-                lambda variant: neighbours(variant, extent, bucket, abilities, splits),
-                lambda variants: race(bucket, variants),
-            )
-
-        tried: dict[int, dict[Variant, float]] = {}
-        for bucket in (bucket for bucket in buckets if bucket in _ANCHORS and time.perf_counter() < end):
-            tried[bucket] = searched(bucket)
-        best = {bucket: choose(times, self._usual(need, bucket)) for bucket, times in tried.items()}
-        for bucket in _ANCHORS:
-            if (extent, bucket) in self.kernels.table:
-                best[bucket] = self.kernels.table[extent, bucket]
-        for bucket in (bucket for bucket in buckets if time.perf_counter() < end):
-            beside = [best[other] for other in _beside(bucket, sorted(best))]
-            options = [self._usual(need, bucket), *(for_bucket(variant, bucket) for variant in beside)]
-            known = tried.setdefault(bucket, {})
-            new = [
-                each
-                for each in dict.fromkeys(options)
-                if each not in known and allowed(each, extent, abilities, need.splits(bucket))
+            opened.callback(timer.close)
+            trials = [
+                Trial(self.kernels, need, buckets, partial(timer.race, by_extent[need.extent], matrices), self.doubted)
+                for need, buckets in missing
             ]
-            if new:
-                # Against what is known of this bucket, measured again in the same turns.
-                again = [best[bucket]] if bucket in best else []
-                known |= race(bucket, [*again, *new])
-        chosen = {bucket: choose(times, self._usual(need, bucket)) for bucket, times in tried.items()}
-        fitting = monotone({bucket: (variant, tried[bucket][variant]) for bucket, variant in chosen.items()}, extra)
-        return {
-            bucket: Choice(
-                extent.type.name,
-                extent.outputs,
-                extent.columns,
-                need.single,
-                bucket,
-                need.measured(bucket),
-                variant,
-                seconds,
-                tried[bucket][self._usual(need, bucket)],
-            )
-            for bucket, (variant, seconds) in fitting.items()
-        }
+            # What steps spend most of their time on comes first.
+            trials.sort(key=bytes_of, reverse=True)
+            for bucket in ANCHORS:
+                for trial in trials:
+                    if bucket in trial.buckets and time.perf_counter() < end:
+                        trial.search(bucket)
+            for trial in trials:
+                trial.settle(end)
+            return sum(self._note(trial.need, trial.choices()) for trial in trials)
 
-    def _usual(self, need: Need, bucket: int) -> Variant:
-        usual = self.kernels.rule(need.extent, bucket)
-        return replace(usual, splits=1) if need.single else usual
-
-    def _note(self, need: Need, choices: Mapping[int, Choice]) -> None:
+    def _note(self, need: Need, choices: Mapping[int, Choice]) -> int:
         assert self.kept is not None
         for bucket, choice in choices.items():
             self.kernels.table[need.extent, bucket] = choice.variant
             self.kept[need.extent, need.single, bucket] = choice
+        return len(choices)
 
     def _table(self) -> TuningTable:
         assert self.kept is not None
@@ -276,23 +186,6 @@ def kept_choices(table: TuningTable | None) -> dict[tuple[Extent, bool, int], Ch
         for choice in choices
         if choice.type in TensorType.__members__
     }
-
-
-def starts(kernels: Kernels, extent: Extent, bucket: int, splits: int) -> list[Variant]:
-    """One of each kernel that may multiply with such a matrix, the rules' first."""
-    abilities = kernels.abilities
-    found = [kernels.rule(extent, bucket), kernels.few_rule(extent, bucket)]
-    if bucket >= _TILED_ROWS:
-        found += [tiled(abilities, extent.type), *kernels.matrix_rules(extent, bucket)]
-    found = [replace(each, splits=min(each.splits, splits)) for each in found]
-    return [each for each in dict.fromkeys(found) if allowed(each, extent, abilities, splits)]
-
-
-def _beside(bucket: int, anchors: Sequence[int]) -> list[int]:
-    """The nearest anchors below and above."""
-    below = [anchor for anchor in anchors if anchor < bucket]
-    above = [anchor for anchor in anchors if anchor > bucket]
-    return [*below[-1:], *above[:1]]
 
 
 def _result_words(need: Need) -> int:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tandem.devices.vulkan.context import INVOCATIONS, Size
 from tandem.devices.vulkan.matrices import GROUP_OUTPUTS
 from tandem.devices.vulkan.packing import blocks_of
-from tandem.devices.vulkan.tiles import FEW_ROWS, MOST_ROWS, MOST_SPLITS, ORDERED_SUMS, MatrixTile
+from tandem.devices.vulkan.tiles import FEW_ROWS, MOST_ROWS, MOST_SPLITS, MatrixTile
 from tandem.weights.tensor import TensorType
 
 # Lanes of a workgroup of product.comp and product_int.comp, and how many share an output: more where few outputs have
@@ -47,6 +47,11 @@ class Extent(NamedTuple):
     def share(self) -> int:
         """Lanes that share an output with `deterministic`: their number decides the order of its sum."""
         return self._usual[1]
+
+    @property
+    def thin(self) -> bool:
+        """Few outputs that have long sums."""
+        return self._usual == THIN
 
     @property
     def lanes(self) -> int:
@@ -177,7 +182,7 @@ def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
         and variant.lanes <= INVOCATIONS
         and tile.share == (extent.share if abilities.deterministic else 0)
         and (not abilities.deterministic or variant.splits == 1)
-        and tile.sums(abilities.subgroup) <= (_FLOAT_SUMS if floats else ORDERED_SUMS if tile.share else _BYTE_SUMS)
+        and tile.sums(abilities.subgroup) <= (_FLOAT_SUMS if floats else _BYTE_SUMS)
         and (tile.rows // rows) * (tile.outputs // outputs) <= _MATRICES
         and (tile.ahead == 1 if floats else _bytes_fit(variant, tile, extent.type))
         and _shared_bytes(tile, m * n, extent.type, floats) <= abilities.shared_memory
@@ -240,11 +245,11 @@ def _matrix_axes(variant: Variant, abilities: Abilities) -> Iterator[list[Varian
 
 
 def row_counts(bucket: int) -> list[int]:
-    """Rows of a workgroup that takes few: with as few workgroups above each other as can be, one more, twice."""
+    """Rows of a workgroup that takes few: with as few of them above each other as can be, one more, twice, or more."""
     if bucket > FEW_ROWS:
         return [MOST_ROWS, MOST_ROWS // 2]
     above = -(-bucket // MOST_ROWS)
-    return [-(-bucket // count) for count in (above, above + 1, 2 * above)]
+    return [-(-bucket // count) for count in (above, above + 1, 2 * above, 4 * above)]
 
 
 def for_bucket(variant: Variant, bucket: int) -> Variant:

@@ -1,8 +1,8 @@
 // y = W x for quantized W and 8-bit x, with cooperative matrices of bytes: the dot of a block of 32 is exact in int32, and
 // is scaled and added in float32, block after block. The subgroups of a workgroup make ROWS x OUTPUTS of y, and take PART
 // elements of the sum at a time through shared memory, while the next AHEAD parts are on their way. A sum may be cut into
-// splits, each with a result of its own. Or it is in the order of product_int.comp, to the bit: SHARE sums of every SHAREth
-// block, one after another, added up as its tree joins them.
+// splits, each with a result of its own. Or it is in the order of product_int.comp, to the bit: sums of every SHAREth block,
+// one after another, each added to those before it.
 #version 460
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
@@ -42,24 +42,31 @@ const uint W_QUADS = TYPE == Q8_0 ? 2 : 1;
 const bool HAS_MINIMUM = TYPE == Q4_1 || TYPE == Q5_1 || TYPE == Q4_K || TYPE == Q5_K;
 const uint MINIMA = HAS_MINIMUM ? 1 : 0;
 
-// In order, a sum is done in turn of the bits of its number read backwards: then what the tree joins next is always what
-// was put aside last, one on each of its levels.
 const bool IN_ORDER = SHARE > 1;
-const uint LEVELS = SHARE < 4 ? 1 : SHARE < 8 ? 2 : SHARE < 16 ? 3 : SHARE < 32 ? 4 : SHARE < 64 ? 5 : 6;
-// Blocks of one of its sums; where some have fewer, the last counts as zero.
-uint turn_blocks() { return (blocks + SHARE - 1) / SHARE; }
+#include "split_order.glsl"
 
-// Which block is the `slot`th to be added. May be one beyond the last.
-uint block_of(uint slot) {
-    if (!IN_ORDER) return slot;
-    uint turn = slot / turn_blocks();
-    return (bitfieldReverse(turn) >> (32 - LEVELS)) + (slot - turn * turn_blocks()) * SHARE;
+// Of parts one after another, of which the first `more` have `length + 1` elements and the others `length`: which part
+// the element `at` is in, and its place there.
+uvec2 part_of(uint at, uint more, uint length) {
+    uint longer = more * (length + 1);
+    bool later = at >= longer;
+    uint from = later ? at - longer : at, each = later ? max(length, 1) : length + 1;
+    // Exact, and a fraction of what a division of integers takes.
+    uint part = uint((float(from) + 0.5) / float(each));
+    return uvec2((later ? more : 0) + part, from - part * each);
 }
 
-// One that is there, for any slot.
-uint block_near(uint slot, uint end) {
-    uint block = block_of(min(slot, end - 1));
-    return IN_ORDER ? min(block, blocks - 1) : block;
+// Which block is the `slot`th to be added: team after team, lane after lane.
+uint block_of(uint slot) {
+    if (!IN_ORDER) return slot;
+    uint each = blocks / SHARE, more = blocks % SHARE;
+    uvec2 team = uvec2(0, slot);
+    if (TEAMS > 1) {
+        team = part_of(slot, more % TEAMS, SHARE / TEAMS * each + more / TEAMS);
+        more = more / TEAMS + (team.x < more % TEAMS ? 1 : 0);
+    }
+    uvec2 lane = part_of(team.y, more, each);
+    return team.x + lane.x * TEAMS + lane.y * SHARE;
 }
 
 // Results are handed around where the weights were.
@@ -101,14 +108,14 @@ uint w_item(uint e) { return gl_LocalInvocationID.x + e * LANES; }
 // Asks for the part that begins at slot `first`. corner: of what the workgroup makes; count: of rows.
 void bring(uint turn, uint first, uint end, uvec2 corner, uint count) {
     [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
-        uint item = w_item(e), at = turn * W_EACH + e, block = block_near(first + item / OUTPUTS, end);
+        uint item = w_item(e), at = turn * W_EACH + e, block = block_of(min(first + item / OUTPUTS, end - 1));
         uvec2 row = row_place(min(corner.y + item % OUTPUTS, outputs - 1), row_words);
         [[unroll]] for (uint i = 0; i < W_QUADS; ++i) w_quads[at * W_QUADS + i] = row_quad(row, block * W_QUADS + i);
         w_scales[at] = scale_words(row, block, blocks);
         w_high[at] = high_words(row, block, blocks);
     }
     [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
-        uint item = x_item(e), at = turn * X_EACH + e, block = block_near(first + item % BLOCKS, end);
+        uint item = x_item(e), at = turn * X_EACH + e, block = block_of(min(first + item % BLOCKS, end - 1));
         uint row = min(corner.x + item / BLOCKS, count - 1) * x_stride;
         [[unroll]] for (uint i = 0; i < 2; ++i) x_quads[at * 2 + i] = q4[row / 4 + block * 2 + i];
         x_scale[at] = uvec2(q[row + blocks * 8 + block * 2], q[row + blocks * 8 + block * 2 + 1]);
@@ -127,7 +134,7 @@ void place(uint turn, uint first, uint end) {
         w_tile[at + 1] = low.zw;
         w_tile[at + 2] = high.xy;
         w_tile[at + 3] = high.zw;
-        vec2 factors = first + part < end && (!IN_ORDER || block < blocks) ? factors_of(w_scales[from], block).xy : vec2(0);
+        vec2 factors = first + part < end ? factors_of(w_scales[from], block).xy : vec2(0);
         uint factor = part * OUTPUTS + which;
         w_factors[factor] = factors.x * SIGNED_SCALE;
         if (HAS_MINIMUM) w_factors[factor + BLOCKS * OUTPUTS] = factors.y;
@@ -158,16 +165,13 @@ void main() {
     if (corner.x >= count) return;
     uint parts = (blocks + BLOCKS - 1) / BLOCKS, share = (parts + splits - 1) / splits;
     uint begin = min(split * share * BLOCKS, blocks), end = min(begin + share * BLOCKS, blocks);
-    if (IN_ORDER) {
-        begin = 0;
-        end = SHARE * turn_blocks();
-    }
 
     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> sums[ROW_TILES * OUTPUT_TILES];
+    // In order: a lane's, a team's, and those of the teams that are done.
+    coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> team_sums[ROW_TILES * OUTPUT_TILES];
+    coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> totals[ROW_TILES * OUTPUT_TILES];
     [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i)
-        sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
-    // What was put aside, level by level.
-    coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> aside[LEVELS * ROW_TILES * OUTPUT_TILES];
+        sums[i] = team_sums[i] = totals[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
     uint row_part = gl_SubgroupID / BESIDE * (ROWS / ABOVE), output_part = gl_SubgroupID % BESIDE * (OUTPUTS / BESIDE);
 
     [[unroll]] for (uint turn = 0; turn < AHEAD; ++turn)
@@ -221,19 +225,19 @@ void main() {
                         }
                     }
                 }
-                if (IN_ORDER && (now + part + 1) % turn_blocks() == 0 && now + part < end) {
-                    uint turn = (now + part) / turn_blocks();
-                    bool joining = true;
-                    [[unroll]] for (uint level = 0; level < LEVELS; ++level) {
-                        const uint at = level * ROW_TILES * OUTPUT_TILES;
-                        if (joining && (turn >> level & 1) != 0) {
-                            [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) sums[i] = aside[at + i] + sums[i];
-                        } else if (joining) {
-                            [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
-                                aside[at + i] = sums[i];
-                                sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
-                            }
-                            joining = false;
+                uint block = block_of(min(now + part, end - 1));
+                if (IN_ORDER && now + part < end && block + SHARE >= blocks) {
+                    bool whole = TEAMS == 1 || block % SHARE + TEAMS >= min(SHARE, blocks);
+                    [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
+                        if (TEAMS > 1) {
+                            team_sums[i] = team_sums[i] + sums[i];
+                        } else {
+                            totals[i] = totals[i] + sums[i];
+                        }
+                        sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
+                        if (TEAMS > 1 && whole) {
+                            totals[i] = totals[i] + team_sums[i];
+                            team_sums[i] = sums[i];
                         }
                     }
                 }
@@ -244,6 +248,7 @@ void main() {
     // Each subgroup hands its own tiles around.
     uint scratch = gl_SubgroupID * M * N;
     [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
+        if (IN_ORDER) sums[i] = totals[i];
         subgroupBarrier();
         coopMatStore(sums[i], w_tile, scratch / 2, M / 2, gl_CooperativeMatrixLayoutColumnMajor);
         subgroupBarrier();
