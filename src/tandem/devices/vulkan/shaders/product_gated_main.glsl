@@ -30,7 +30,7 @@ void main() {
         float sums[OUTPUTS][ROWS];
         add_blocks(matrix_rows, blocks, 0, count, x_stride, sums);
         [[unroll]] for (uint at = 0; at < SUMS; at += AT_ONCE) {
-            add_up(sums, at);
+            hand_around(sums, at);
             for (uint item = lane; item < min(AT_ONCE, SUMS - at) * GROUP; item += LANES) {
                 uint sum = at + item / GROUP, index = pass + sum / ROWS * GROUP + item % GROUP;
                 made[sum % ROWS * 2 * BLOCK + index] = sum_of(item / GROUP, item % GROUP);

@@ -12,7 +12,7 @@ void main() {
     add_blocks(matrix_rows, blocks, first, count, x_stride, sums);
     [[unroll]] for (uint at = 0; at < SUMS; at += AT_ONCE) {
         if (at > 0) barrier();
-        add_up(sums, at);
+        hand_around(sums, at);
         for (uint item = gl_LocalInvocationID.x; item < min(AT_ONCE, SUMS - at) * GROUP; item += LANES) {
             uint sum = at + item / GROUP, output_at = tile.y + sum / ROWS * GROUP + item % GROUP;
             store(first + sum % ROWS, count, output_at, sum_of(item / GROUP, item % GROUP));

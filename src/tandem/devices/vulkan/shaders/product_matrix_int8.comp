@@ -43,30 +43,17 @@ const bool HAS_MINIMUM = TYPE == Q4_1 || TYPE == Q5_1 || TYPE == Q4_K || TYPE ==
 const uint MINIMA = HAS_MINIMUM ? 1 : 0;
 
 const bool IN_ORDER = SHARE > 1;
-#include "split_order.glsl"
 
-// Of parts one after another, of which the first `more` have `length + 1` elements and the others `length`: which part
-// the element `at` is in, and its place there.
-uvec2 part_of(uint at, uint more, uint length) {
-    uint longer = more * (length + 1);
-    bool later = at >= longer;
-    uint from = later ? at - longer : at, each = later ? max(length, 1) : length + 1;
-    // Exact, and a fraction of what a division of integers takes.
-    uint part = uint((float(from) + 0.5) / float(each));
-    return uvec2((later ? more : 0) + part, from - part * each);
-}
-
-// Which block is the `slot`th to be added: team after team, lane after lane.
+// Which block is the `slot`th to be added: a lane's, then the next lane's.
 uint block_of(uint slot) {
     if (!IN_ORDER) return slot;
-    uint each = blocks / SHARE, more = blocks % SHARE;
-    uvec2 team = uvec2(0, slot);
-    if (TEAMS > 1) {
-        team = part_of(slot, more % TEAMS, SHARE / TEAMS * each + more / TEAMS);
-        more = more / TEAMS + (team.x < more % TEAMS ? 1 : 0);
-    }
-    uvec2 lane = part_of(team.y, more, each);
-    return team.x + lane.x * TEAMS + lane.y * SHARE;
+    // The first lanes have a block more where SHARE does not divide them.
+    uint each = blocks / SHARE, more = blocks % SHARE, longer = more * (each + 1);
+    bool later = slot >= longer;
+    uint from = later ? slot - longer : slot, length = later ? max(each, 1) : each + 1;
+    // Exact, and a fraction of what a division of integers takes.
+    uint lane = uint((float(from) + 0.5) / float(length));
+    return (later ? more : 0) + lane + (from - lane * length) * SHARE;
 }
 
 // Results are handed around where the weights were.
@@ -167,11 +154,10 @@ void main() {
     uint begin = min(split * share * BLOCKS, blocks), end = min(begin + share * BLOCKS, blocks);
 
     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> sums[ROW_TILES * OUTPUT_TILES];
-    // In order: a lane's, a team's, and those of the teams that are done.
-    coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> team_sums[ROW_TILES * OUTPUT_TILES];
+    // In order, of the lanes that are done.
     coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator> totals[ROW_TILES * OUTPUT_TILES];
     [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i)
-        sums[i] = team_sums[i] = totals[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
+        sums[i] = totals[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
     uint row_part = gl_SubgroupID / BESIDE * (ROWS / ABOVE), output_part = gl_SubgroupID % BESIDE * (OUTPUTS / BESIDE);
 
     [[unroll]] for (uint turn = 0; turn < AHEAD; ++turn)
@@ -225,20 +211,10 @@ void main() {
                         }
                     }
                 }
-                uint block = block_of(min(now + part, end - 1));
-                if (IN_ORDER && now + part < end && block + SHARE >= blocks) {
-                    bool whole = TEAMS == 1 || block % SHARE + TEAMS >= min(SHARE, blocks);
+                if (IN_ORDER && now + part < end && block_of(now + part) + SHARE >= blocks) {
                     [[unroll]] for (uint i = 0; i < ROW_TILES * OUTPUT_TILES; ++i) {
-                        if (TEAMS > 1) {
-                            team_sums[i] = team_sums[i] + sums[i];
-                        } else {
-                            totals[i] = totals[i] + sums[i];
-                        }
+                        totals[i] = totals[i] + sums[i];
                         sums[i] = coopmat<float, gl_ScopeSubgroup, M, N, gl_MatrixUseAccumulator>(0.0);
-                        if (TEAMS > 1 && whole) {
-                            totals[i] = totals[i] + team_sums[i];
-                            team_sums[i] = sums[i];
-                        }
                     }
                 }
             }

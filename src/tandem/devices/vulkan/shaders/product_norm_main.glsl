@@ -39,7 +39,7 @@ void main() {
     float sums[OUTPUTS][ROWS];
     add_blocks(matrix_rows, blocks, 0, 1, 0, sums);
     // One row and few outputs: all sums at once.
-    add_up(sums, 0);
+    hand_around(sums, 0);
     for (uint item = gl_LocalInvocationID.x; item < SUMS * GROUP; item += LANES) {
         uint made = gl_WorkGroupID.x * GROUP * OUTPUTS + item;
         if (made < norm.width) parts[PARTS + made] = sum_of(item / GROUP, item % GROUP);
