@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tandem.devices.vulkan.kept import Choice, TuningTable, read_tuning, write_t
 from tandem.devices.vulkan.products import Kernels
 from tandem.devices.vulkan.search import MARGIN, choose, fastest, search
 from tandem.devices.vulkan.tiles import BUCKETS, MANY_ROWS, MOST_ROWS, bucket_of, even_rows, most_splits, usual_splits
-from tandem.devices.vulkan.trials import Need, starts
+from tandem.devices.vulkan.trials import Need, Trial, share_pipelines, starts
 from tandem.devices.vulkan.tuning import kept_choices
 from tandem.devices.vulkan.variants import Abilities, Extent, Variant, allowed, few_rows, for_bucket, neighbours
 from tandem.weights.tensor import TensorType
@@ -183,6 +184,41 @@ def test_a_clock_that_slows_down_does_not_hide_what_is_faster() -> None:
 
     times = search([one], lambda variant: [[other]] if variant == one else [], race)
     assert choose(times, one) == other
+
+
+def test_sizes_of_a_type_share_a_pipeline_with_matrices() -> None:
+    """The one that is best for all together, each with its own splits; what takes few rows is left alone."""
+    kernels = Kernels(NVIDIA)
+    trials = []
+    for number, (outputs, count) in enumerate({20_480: 34, 2560: 68, 262_144: 1}.items()):
+
+        def raced(rows: int, variants: Sequence[Variant], number: int = number) -> dict[Variant, float]:
+            """One size likes many outputs a little better, the next few outputs much better, the last few rows."""
+            gain, few = [6e-6, -2e-5, 0][number], [1e-3, 1e-3, 1e-9][number]
+            return {
+                variant: few
+                if variant.shader != "product_matrix_int8"
+                else 1e-4 - gain * variant.outputs / 64 - 5e-6 * (variant.splits == number + 2)
+                for variant in variants
+            }
+
+        need = Need(Extent(TensorType.Q4_0, outputs, 2560), False, 64)
+        trials.append(Trial(kernels, need, count, [12, 16, 32], raced, set()))
+    for bucket in (16, 32):
+        for trial in trials:
+            trial.search(bucket)
+        apart = [trial.pipeline(bucket) for trial in trials]
+        share_pipelines(trials, bucket)
+        assert apart[0] != apart[1] and apart[2] is None
+        assert [trial.pipeline(bucket) for trial in trials] == [apart[1], apart[1], None]
+    for trial in trials:
+        trial.settle(inf)
+    first, second, few = (trial.choices() for trial in trials)
+    for bucket, anchor in ((12, 16), (16, 16), (32, 32)):
+        shared = changed(second[anchor].variant, splits=1)
+        assert changed(first[bucket].variant, splits=1) == changed(second[bucket].variant, splits=1) == shared
+    assert (first[16].variant.splits, second[16].variant.splits) == (2, 3)
+    assert few[16].variant.shader == "product_int"
 
 
 @given(extents, st.booleans(), st.integers(1, 3000))

@@ -50,7 +50,7 @@ _FUSED_MACS, _FUSED_WEIGHTS, _FUSED_WIDTH = 300_000_000, 200_000_000, 3072
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """What a device multiplies with. table: what tuning has chosen, by matrix and bucket; rules decide the rest.
-    proved: types of weights with which matrices were seen to keep the order of a sum.
+    proved: types of weights with which this process saw matrices keep the order of a sum, and none that did not.
     """
 
     abilities: Abilities

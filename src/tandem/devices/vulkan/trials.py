@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from tandem.devices.vulkan.kept import Choice
 from tandem.devices.vulkan.products import Kernels
-from tandem.devices.vulkan.search import choose, search
+from tandem.devices.vulkan.search import choose, fastest, search
 from tandem.devices.vulkan.tiles import BUCKETS, MANY_ROWS, bucket_of, most_splits
-from tandem.devices.vulkan.variants import BYTES, FEW, Extent, Variant, allowed, for_bucket, neighbours, tiled
+from tandem.devices.vulkan.variants import BYTES, FEW, FLOATS, Extent, Variant, allowed, for_bucket, neighbours, tiled
 from tandem.weights.tensor import TensorType
 
 # Buckets that are searched, in the order in which their users are likely to miss them; those between them take what was
@@ -50,12 +50,13 @@ class Need:
 
 @dataclass(slots=True)
 class Trial:
-    """Of the buckets of a need. raced: seconds of variants for some rows. doubted: types with which some matrices did
-    not keep the order of a sum.
+    """Of the buckets of a need. count: matrices of that size. raced: seconds of variants for some rows. doubted: types
+    with which some matrices did not keep the order of a sum.
     """
 
     kernels: Kernels
     need: Need
+    count: int
     buckets: Sequence[int]
     raced: Callable[[int, Sequence[Variant]], dict[Variant, float]]
     doubted: set[TensorType]
@@ -72,9 +73,30 @@ class Trial:
         )
         self._best[bucket] = choose(self._tried[bucket], self._usual(bucket))
 
+    def pipeline(self, bucket: int) -> Variant | None:
+        """What was found best, if it takes matrices, whatever its splits, which are no part of a pipeline."""
+        best = self._best.get(bucket)
+        return replace(best, splits=1) if best is not None and _takes_matrices(best) else None
+
+    def compare(self, bucket: int, pipelines: Iterable[Variant]) -> dict[Variant, float]:
+        """Seconds by each pipeline, with its best splits; infinity where it may not be used."""
+        splits = {self._best[bucket].splits, self._usual(bucket).splits, 1}
+        found = [replace(pipeline, splits=count) for pipeline in pipelines for count in sorted(splits)]
+        self._tried[bucket] = self._race(bucket, self._allowed(bucket, [*found, *self._needed(bucket)]))
+        return {
+            pipeline: min((taken for each, taken in self._tried[bucket].items() if _same(each, pipeline)), default=inf)
+            for pipeline in pipelines
+        }
+
+    def adopt(self, bucket: int, pipeline: Variant) -> None:
+        """One of those compared."""
+        tried = self._tried[bucket].items()
+        self._best[bucket] = fastest({each: seconds for each, seconds in tried if _same(each, pipeline)})
+
     def settle(self, end: float) -> None:
         """All buckets, until that time (`time.perf_counter`), by what did well beside them. From more rows to fewer:
-        where more took less time, fewer do as they do.
+        where more took less time, fewer do as they do; and what takes matrices does as the next anchor does, so that
+        all sizes of matrices have one pipeline there, too.
         """
         for bucket in ANCHORS:
             if (self.need.extent, bucket) in self.kernels.table:
@@ -82,10 +104,18 @@ class Trial:
         for bucket in sorted(self.buckets, reverse=True):
             if time.perf_counter() > end:
                 return
+            if self.pipeline(bucket) is not None:
+                continue
+            usual = self._usual(bucket)
+            above = self._best.get(min((each for each in ANCHORS if each > bucket), default=bucket))
+            if above is not None and _takes_matrices(above) and _takes_matrices(usual):
+                self._tried[bucket] = times = self._race(bucket, self._allowed(bucket, [above, *self._needed(bucket)]))
+                self._best[bucket] = above if times.get(above, inf) < inf else choose(times, usual)
+                continue
             options = self._options(bucket)
             if not self._tried.get(bucket, {}).keys() >= set(options):
                 self._tried[bucket] = self._race(bucket, options)
-            self._best[bucket] = choose(self._tried[bucket], self._usual(bucket))
+            self._best[bucket] = choose(self._tried[bucket], usual)
 
     def choices(self) -> dict[int, Choice]:
         """By bucket: of those that something was measured for."""
@@ -109,16 +139,20 @@ class Trial:
         """What this bucket's kernel may be, as far as is known: the rules', the best so far, and those of the nearest
         anchors.
         """
-        extent, abilities = self.need.extent, self.kernels.abilities
         beside = [self._best[other] for other in _beside(bucket, [each for each in ANCHORS if each in self._best])]
-        found = [self._usual(bucket), *(for_bucket(variant, bucket) for variant in beside)]
+        found = [*self._needed(bucket), *(for_bucket(variant, bucket) for variant in beside)]
         if bucket in self._best:
             found.append(self._best[bucket])
-        if abilities.deterministic:
-            # What others must agree with.
-            found.append(self.kernels.few_rule(extent, bucket))
-        splits = self.need.splits(bucket)
-        return [each for each in dict.fromkeys(found) if allowed(each, extent, abilities, splits)]
+        return self._allowed(bucket, found)
+
+    def _needed(self, bucket: int) -> list[Variant]:
+        """The rules' kernel, and what others must agree with where sums keep an order."""
+        few = [self.kernels.few_rule(self.need.extent, bucket)] if self.kernels.abilities.deterministic else []
+        return [self._usual(bucket), *few]
+
+    def _allowed(self, bucket: int, variants: Iterable[Variant]) -> list[Variant]:
+        extent, abilities, splits = self.need.extent, self.kernels.abilities, self.need.splits(bucket)
+        return [each for each in dict.fromkeys(variants) if allowed(each, extent, abilities, splits)]
 
     def _race(self, bucket: int, variants: Sequence[Variant]) -> dict[Variant, float]:
         times = self.raced(self.need.measured(bucket), variants)
@@ -141,6 +175,38 @@ class Trial:
     def _usual(self, bucket: int) -> Variant:
         usual = self.kernels.rule(self.need.extent, bucket)
         return replace(usual, splits=1) if self.need.single else usual
+
+
+def share_pipelines(trials: Sequence[Trial], bucket: int) -> None:
+    """One pipeline with matrices for all sizes of a type, where each had found its own: a step takes them one after
+    another, and their code is large, so what comes between finds its own code gone from the GPU's caches.
+    """
+    groups: dict[tuple[TensorType, int], list[Trial]] = {}
+    for trial in trials:
+        if bucket in trial.buckets and trial.pipeline(bucket) is not None:
+            extent = trial.need.extent
+            share = extent.share if trial.kernels.abilities.deterministic else 0
+            groups.setdefault((extent.type, share), []).append(trial)
+    for group in groups.values():
+        pipelines = list(dict.fromkeys(pipeline for trial in group if (pipeline := trial.pipeline(bucket)) is not None))
+        if len(pipelines) == 1:
+            continue
+        usual = replace(group[0].kernels.rule(group[0].need.extent, bucket), splits=1)
+        pipelines = list(dict.fromkeys([usual, *pipelines] if _takes_matrices(usual) else pipelines))
+        compared = [(trial, trial.compare(bucket, pipelines)) for trial in group]
+        sums = {pipeline: sum(trial.count * times[pipeline] for trial, times in compared) for pipeline in pipelines}
+        best = choose(sums, usual)
+        if sums[best] < inf:
+            for trial in group:
+                trial.adopt(bucket, best)
+
+
+def _takes_matrices(variant: Variant) -> bool:
+    return variant.shader in (FLOATS, BYTES)
+
+
+def _same(variant: Variant, pipeline: Variant) -> bool:
+    return replace(variant, splits=1) == pipeline
 
 
 def starts(kernels: Kernels, extent: Extent, bucket: int, splits: int) -> list[Variant]:

@@ -25,14 +25,14 @@ from tandem.devices.vulkan.probe import Gpu
 from tandem.devices.vulkan.products import Kernels, extent_of
 from tandem.devices.vulkan.tiles import MANY_ROWS
 from tandem.devices.vulkan.timing import ProductTimer
-from tandem.devices.vulkan.trials import ANCHORS, Need, Trial
-from tandem.devices.vulkan.variants import BYTES, Extent, allowed
+from tandem.devices.vulkan.trials import ANCHORS, Need, Trial, share_pipelines
+from tandem.devices.vulkan.variants import Extent, allowed
 from tandem.errors import ConfigError, DeviceError
 from tandem.weights.tensor import TensorType
 
 TUNE_VARIABLE = "TANDEM_VULKAN_TUNE"
 
-# Seconds after which no further bucket is begun; the next process goes on.
+# Seconds after which no further row count is begun; the next process goes on.
 _PATIENCE = 12.0
 
 
@@ -123,8 +123,6 @@ class Tuner:
             splits = need.splits(bucket)
             if choice is not None and allowed(choice.variant, need.extent, self.kernels.abilities, splits):
                 self.kernels.table[key] = choice.variant
-                if choice.variant.shader == BYTES:
-                    self.kernels.proved.add(need.extent.type)
             else:
                 left.append(bucket)
         return left
@@ -152,15 +150,19 @@ class Tuner:
             )
             opened.callback(timer.close)
             trials = [
-                Trial(self.kernels, need, buckets, partial(timer.race, by_extent[need.extent], matrices), self.doubted)
+                Trial(self.kernels, need, len(mine), buckets, partial(timer.race, mine, matrices), self.doubted)
                 for need, buckets in missing
+                if (mine := by_extent[need.extent])
             ]
             # What steps spend most of their time on comes first.
             trials.sort(key=bytes_of, reverse=True)
             for bucket in ANCHORS:
+                if time.perf_counter() > end:
+                    break
                 for trial in trials:
-                    if bucket in trial.buckets and time.perf_counter() < end:
+                    if bucket in trial.buckets:
                         trial.search(bucket)
+                share_pipelines(trials, bucket)
             for trial in trials:
                 trial.settle(end)
             return sum(self._note(trial.need, trial.choices()) for trial in trials)

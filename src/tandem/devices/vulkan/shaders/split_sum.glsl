@@ -27,13 +27,18 @@ void hand_around(float sums[OUTPUTS][ROWS], uint first) {
 // Parts that are asked for at once: registers that a product with a norm behind it does not have twice.
 const uint ASKED = SHARE < 16 ? SHARE : 16;
 
+float add_parts(float sum, uint first) {
+    float parts[ASKED];
+    [[unroll]] for (uint e = 0; e < ASKED; ++e) parts[e] = lane_sums[first + e * GROUP];
+    precise float total = sum;
+    [[unroll]] for (uint e = 0; e < ASKED; ++e) total += parts[e];
+    return total;
+}
+
 // The i-th of those sums, of one of GROUP outputs.
 float sum_of(uint i, uint group_output) {
-    precise float sum = 0;
-    [[dont_unroll]] for (uint first = 0; first < SHARE; first += ASKED) {
-        float parts[ASKED];
-        [[unroll]] for (uint e = 0; e < ASKED; ++e) parts[e] = lane_sums[i * LANES + (first + e) * GROUP + group_output];
-        [[unroll]] for (uint e = 0; e < ASKED; ++e) sum += parts[e];
-    }
+    uint first = i * LANES + group_output;
+    float sum = add_parts(0, first);
+    [[dont_unroll]] for (uint e = ASKED; e < SHARE; e += ASKED) sum = add_parts(sum, first + e * GROUP);
     return sum;
 }
