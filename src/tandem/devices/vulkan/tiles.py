@@ -146,7 +146,8 @@ def usual_splits(outputs: int, bucket: int) -> int:
     if tiles >= _MANY_TILES:
         return 1
     # Those that leave least of the GPU idle while the last workgroups run; the fewest of them.
-    return max(range(1, _MANY_SPLITS + 1), key=lambda splits: tiles * splits / -(-tiles * splits // _MANY_TILES))
+    options = range(1, most_splits(outputs, bucket) + 1)
+    return max(options, key=lambda splits: tiles * splits / -(-tiles * splits // _MANY_TILES))
 
 
 def most_splits(outputs: int, bucket: int) -> int:
