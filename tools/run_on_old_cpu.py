@@ -14,7 +14,9 @@ CPU = "Nehalem"
 def main() -> None:
     # The interpreter itself, not the virtual environment's link to it: packages are named to it instead.
     packages = [*site.getsitepackages(), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, reversed(packages)))}
+    # What this machine's BLAS is told to be (OPENBLAS_CORETYPE) would be no truth there.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, reversed(packages)))
     command = ["qemu-x86_64", "-cpu", CPU, str(Path(sys.executable).resolve()), __file__, "emulated"]
     raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
 
