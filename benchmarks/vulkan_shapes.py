@@ -32,13 +32,12 @@ from tandem.bench.report import columns, run_header, source_checkout, write_resu
 from tandem.bench.subject import Subject, open_subject
 from tandem.bench.synthetic import GEMMA3, synthetic_checkpoint
 from tandem.bench.throughput import GREEDY, Span, ThroughputBench, Workload
-from tandem.devices.base import Ceilings
+from tandem.devices.base import WAKING_SECONDS, Ceilings
 from tandem.errors import MemoryPlanError, TandemError
 from tandem.models.open import model_spec
 from tandem.weights.tensor import TensorType
 
 DECODE_STEPS = 16
-WAKING_SECONDS = 0.7
 SAMPLING = {
     "greedy": GREEDY,
     "plain": {"temperature": 1.0},

@@ -22,7 +22,7 @@ class Placement:
     """For every block of a model, in block order, its shares: one whole, or slices in the order of their index.
 
     The first share's device owns the block: it adds up what the slices give, and does post-norm and residual.
-    `tandem.pipeline.placement_text` reads placements as people write them, and writes them.
+    `tandem.pipeline.notation` reads placements as people write them, and writes them.
     """
 
     blocks: tuple[tuple[Share, ...], ...]

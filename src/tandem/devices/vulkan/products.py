@@ -70,9 +70,8 @@ class Kernels:
     def rule(self, extent: Extent, bucket: int) -> Variant:
         """How it is where nothing was measured: as an H100 liked it best."""
         has, by_matrices = self.abilities, self.matrix_rules(extent, bucket)
-        if has.deterministic:
-            proved = extent.type in self.proved
-            by_matrices = [each for each in by_matrices if proved and allowed(each, extent, has, 1)]
+        if has.deterministic and extent.type not in self.proved:
+            by_matrices = []
         if by_matrices and bucket >= (NARROW_ROWS if by_matrices[0].shader == BYTES else MATRIX_ROWS):
             return by_matrices[0]
         if bucket > MOST_ROWS and not has.deterministic:
@@ -92,7 +91,8 @@ class Kernels:
         if shape is not None and has.multiplies(extent.type, BYTES):
             if has.deterministic:
                 ordered = ordered_matrix_tile(bucket, extent.outputs, extent.share)
-                return [with_matrices(BYTES, shape, ordered, has.subgroup, 1)] if ordered else []
+                options = [with_matrices(BYTES, shape, ordered, has.subgroup, 1)] if ordered else []
+                return [each for each in options if allowed(each, extent, has, 1)]
             tile = byte_matrix_tile(bucket, has.subgroup, has.shared_memory)
             found.append(with_matrices(BYTES, shape, tile, has.subgroup, splits))
         if has.multiplies(extent.type, FLOATS):

@@ -181,23 +181,25 @@ def share_pipelines(trials: Sequence[Trial], bucket: int) -> None:
     """One pipeline with matrices for all sizes of a type, where each had found its own: a step takes them one after
     another, and their code is large, so what comes between finds its own code gone from the GPU's caches.
     """
-    groups: dict[tuple[TensorType, int], list[Trial]] = {}
+    groups: dict[tuple[TensorType, int], list[tuple[Trial, Variant]]] = {}
     for trial in trials:
-        if bucket in trial.buckets and trial.pipeline(bucket) is not None:
+        pipeline = trial.pipeline(bucket)
+        if pipeline is not None:
             extent = trial.need.extent
             share = extent.share if trial.kernels.abilities.deterministic else 0
-            groups.setdefault((extent.type, share), []).append(trial)
+            groups.setdefault((extent.type, share), []).append((trial, pipeline))
     for group in groups.values():
-        pipelines = list(dict.fromkeys(pipeline for trial in group if (pipeline := trial.pipeline(bucket)) is not None))
-        if len(pipelines) == 1:
+        if len({pipeline for _, pipeline in group}) == 1:
             continue
-        usual = replace(group[0].kernels.rule(group[0].need.extent, bucket), splits=1)
-        pipelines = list(dict.fromkeys([usual, *pipelines] if _takes_matrices(usual) else pipelines))
-        compared = [(trial, trial.compare(bucket, pipelines)) for trial in group]
+        first, _ = group[0]
+        usual = replace(first.kernels.rule(first.need.extent, bucket), splits=1)
+        found = [pipeline for _, pipeline in group]
+        pipelines = list(dict.fromkeys([usual, *found] if _takes_matrices(usual) else found))
+        compared = [(trial, trial.compare(bucket, pipelines)) for trial, _ in group]
         sums = {pipeline: sum(trial.count * times[pipeline] for trial, times in compared) for pipeline in pipelines}
         best = choose(sums, usual)
         if sums[best] < inf:
-            for trial in group:
+            for trial, _ in group:
                 trial.adopt(bucket, best)
 
 
