@@ -59,13 +59,19 @@ class _Handler(BaseHTTPRequestHandler):
         with serve.lock:
             serve.running += 1
             serve.most = max(serve.most, serve.running)
+        whole = False
         try:
-            self._answer()
+            whole = self._answer()
         finally:
             with serve.lock:
                 serve.running -= 1
+        # Whoever reads this may ask again at once, and is not to be counted twice.
+        if whole:
+            self._write(b"data: [DONE]\n\n")
+            self._write(b"")
 
-    def _answer(self) -> None:
+    def _answer(self) -> bool:
+        """Whether it came to the end of a stream."""
         serve = self.serve
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.path == "/v1/chat/completions"
@@ -83,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(error)))
             self.end_headers()
             self.wfile.write(error)
-            return
+            return False
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked") if serve.chunked else self.send_header("Connection", "close")
@@ -98,14 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
                 elif behaviour == "error":
                     self._send({"error": {"message": "the device was lost"}})
                 self.close_connection = True
-                return
+                return False
             self._send({"choices": [{"index": 0, **({"delta": {"content": "ab"}} if chat else {"text": "ab"})}]})
         end = {"index": 0, "finish_reason": "stop", **({"delta": {}} if chat else {"text": ""})}
         self._send({"choices": [end]})
         usage = {"prompt_tokens": len(text.split()), "completion_tokens": 2 * serve.pieces}
         self._send({"choices": [], "usage": usage})
-        self._write(b"data: [DONE]\n\n")
-        self._write(b"")
+        return True
 
     def _send(self, event: dict[str, Any]) -> None:
         self._write(f"data: {json.dumps(event)}\r\n\r\n".encode())

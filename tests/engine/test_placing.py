@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paths import SHARED
-from pipeline.profiles import TINY
+from pipeline.profiles import TINY, device, profile
 from tandem.cache import read_kept
 from tandem.engine import placing
 from tandem.engine.build import EngineConfig, plan_engine
@@ -15,6 +15,7 @@ from tandem.engine.placing import KeptPlan, KeptPlans, choose_placement, find_si
 from tandem.errors import DeviceError
 from tandem.models.open import model_spec
 from tandem.pipeline.devices import DEVICES_VARIABLE, described, usable_devices
+from tandem.pipeline.profile import Profile
 from tandem.pipeline.workload import Workload
 from tandem.weights.open import open_checkpoint
 
@@ -52,14 +53,31 @@ def test_a_kept_plan_is_taken_the_one_for_the_nearest_batch(tmp_path: Path, monk
     assert kept.plans[0] == KeptPlan(16, 16, 16, "attn=cpu,ffn=ref,m=2", 300.0)
 
 
-def test_without_a_plan_a_profile_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference is slower by far, alone and as a partner."""
+@pytest.mark.parametrize("fast", ["cpu", "ref"])
+def test_without_a_plan_a_profile_decides(fast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EngineConfig(threads=1, max_sequences=4)
+    keys = find_site(CHECKPOINT, SPEC, config, TWO).keys
+    seconds = {name: 1e-6 if name == fast else 1e-3 for name in TWO}
+
+    def measure(*arguments: object, **named: object) -> Profile:
+        return profile([device(name, keys, each, each) for name, each in seconds.items()])
+
     monkeypatch.setattr(placing, "usable_devices", lambda threads: TWO)
-    monkeypatch.setattr(placing, "QUICK", TINY)
-    assert choose_placement(CHECKPOINT, SPEC, EngineConfig(threads=1, max_sequences=4), tmp_path) == "cpu"
+    monkeypatch.setattr(placing, "worthwhile", lambda spec, weights, devices: list(devices))
+    monkeypatch.setattr(placing, "profile_model", measure)
+    assert choose_placement(CHECKPOINT, SPEC, config, tmp_path) == fast
     # It is kept: the next one measures nothing.
     monkeypatch.setattr(placing, "profile_model", refuse)
-    assert choose_placement(CHECKPOINT, SPEC, EngineConfig(threads=1, max_sequences=2), tmp_path) == "cpu"
+    assert choose_placement(CHECKPOINT, SPEC, EngineConfig(threads=1, max_sequences=2), tmp_path) == fast
+
+
+def test_what_is_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "usable_devices", lambda threads: TWO)
+    monkeypatch.setattr(placing, "QUICK", TINY)
+    config = EngineConfig(threads=1, max_sequences=4)
+    chosen = choose_placement(CHECKPOINT, SPEC, config, tmp_path)
+    monkeypatch.setattr(placing, "profile_model", refuse)
+    assert choose_placement(CHECKPOINT, SPEC, config, tmp_path) == chosen
 
 
 def test_when_comparing_fails_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
