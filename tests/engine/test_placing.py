@@ -15,6 +15,7 @@ from tandem.engine.placing import KeptPlan, KeptPlans, choose_placement, find_si
 from tandem.errors import DeviceError
 from tandem.models.open import model_spec
 from tandem.pipeline.devices import DEVICES_VARIABLE, described, usable_devices
+from tandem.pipeline.notation import parse_placement
 from tandem.pipeline.profile import Profile
 from tandem.pipeline.workload import Workload
 from tandem.weights.open import open_checkpoint
@@ -76,6 +77,11 @@ def test_what_is_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(placing, "QUICK", TINY)
     config = EngineConfig(threads=1, max_sequences=4)
     chosen = choose_placement(CHECKPOINT, SPEC, config, tmp_path)
+    site = find_site(CHECKPOINT, SPEC, config, TWO)
+    kept, wrong = read_kept(site.path("profile", tmp_path), Profile)
+    assert wrong is None and kept is not None
+    assert "cpu" in kept.devices
+    assert set(parse_placement(chosen, SPEC, site.weights).names) <= set(kept.devices)
     monkeypatch.setattr(placing, "profile_model", refuse)
     assert choose_placement(CHECKPOINT, SPEC, config, tmp_path) == chosen
 

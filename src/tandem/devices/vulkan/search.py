@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 
 from tandem.devices.vulkan.variants import Variant
 
@@ -18,7 +19,7 @@ def search(
 ) -> dict[Variant, float]:
     """Seconds of all variants that were tried: the starts, then what differs from the fastest in one thing after
     another until nothing of that is faster. Each is raced beside the fastest so far, and its time corrected by what
-    that one takes now: a GPU's clock is not the same for long.
+    that one takes now: a GPU's clock is not the same for long. One that gives other bits now (infinity) is out.
     """
     times = dict(race(starts))
     for _ in range(_SWEEPS):
@@ -29,7 +30,8 @@ def search(
             if turn < len(axis) and (new := [each for each in axis[turn] if each not in times]):
                 so_far = fastest(times)
                 found = race([so_far, *new])
-                times |= {each: found[each] / found[so_far] * times[so_far] for each in new}
+                slower = found[so_far] / times[so_far]
+                times |= {each: found[each] / slower for each in new} if slower < inf else found
         if fastest(times) == before:
             break
     return times
