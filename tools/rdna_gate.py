@@ -51,8 +51,8 @@ ROWS = (1, 2, 4, 6, 8, 12, MOST_ROWS)
 # Vector registers of a lane. 96 let 16 waves share a SIMD of RDNA3 at wave32, 128 let 12.
 CEILINGS = dict.fromkeys(("product", "product_int", "product_tile", "norm", "attention_split", "attention_row"), 128)
 CEILINGS |= dict.fromkeys(("product_gated", "product_int_gated", "product_norm", "product_int_norm"), 128)
-# Float16 weights bring float32 activations in registers; 168 let 4 waves of wave64 share a SIMD.
-CEILINGS["product_matrix"] = CEILINGS["product_matrix_int8"] = 168
+# 168 let 4 waves of wave64 share a SIMD, and so do up to 192: float16 weights bring float32 activations in registers.
+CEILINGS["product_matrix"], CEILINGS["product_matrix_int8"] = 180, 168
 CEILINGS["attention_matrix"] = 160
 # Its shared memory lets no more than 4 waves share a SIMD; 144 registers let 5 of wave64.
 CEILINGS["attention"] = 144

@@ -133,7 +133,8 @@ def test_tiles_of_matrices_that_are_allowed_fit_their_workgroup(
         beside = subgroups // above
         assert subgroups == above * beside and subgroups * 32 <= 256
         assert rows % (above * m) == outputs % (beside * n) == part % k == part % 32 == 0
-        assert max(16 * (rows + outputs) * (part // 8 + 1), 4 * subgroups * m * n) + 4 * rows <= NVIDIA.shared_memory
+        parts, results = (rows + outputs) * (part // 8 + 1), subgroups * m * (n // 4 + 1)
+        assert 16 * max(parts, results) + 4 * rows <= NVIDIA.shared_memory
 
 
 @given(st.integers(1, 200), st.integers(1, 40_000))

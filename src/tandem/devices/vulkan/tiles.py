@@ -45,6 +45,11 @@ class MatrixTile:
         """As the shaders' constants have them; only that of bytes knows the last two."""
         return self.rows, self.outputs, self.part, self.subgroups, self.above, self.ahead, self.share
 
+    @property
+    def beside(self) -> int:
+        """Subgroups that share the outputs."""
+        return max(1, self.subgroups // self.above)
+
     def sums(self, subgroup: int) -> int:
         """That a lane makes."""
         return self.rows * self.outputs // (self.subgroups * subgroup)

@@ -172,8 +172,7 @@ def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
     tile = MatrixTile(*sizes)
     # A matrix of results has M rows and N outputs, in the shader of bytes the other way round.
     row_size, output_size = (m, n) if floats else (n, m)
-    beside = max(1, tile.subgroups // tile.above)
-    rows, outputs = tile.above * row_size, beside * output_size
+    rows, outputs = tile.above * row_size, tile.beside * output_size
     return (
         (m, n, k) in (abilities.matrix_shapes if floats else abilities.byte_shapes)
         and variant == with_matrices(variant.shader, (m, n, k), tile, abilities.subgroup, variant.splits)
@@ -185,7 +184,7 @@ def _matrices_fit(variant: Variant, extent: Extent, abilities: Abilities) -> boo
         and tile.sums(abilities.subgroup) <= (_FLOAT_SUMS if floats else _BYTE_SUMS)
         and (tile.rows // rows) * (tile.outputs // outputs) <= _MATRICES
         and (tile.ahead == 1 if floats else _bytes_fit(variant, tile, extent.type))
-        and _shared_bytes(tile, m * n, extent.type, floats) <= abilities.shared_memory
+        and (_float_bytes(tile, m, n) if floats else _byte_bytes(tile, m * n, extent.type)) <= abilities.shared_memory
     )
 
 
@@ -196,14 +195,18 @@ def _bytes_fit(variant: Variant, tile: MatrixTile, type: TensorType) -> bool:
     return tile.ahead * (weights * (14 if type is TensorType.Q8_0 else 10) + rows * 10) <= _ON_THEIR_WAY
 
 
-def _shared_bytes(tile: MatrixTile, size: int, type: TensorType, floats: bool) -> int:
-    """Of a workgroup. size: elements of one matrix of results."""
-    results = 4 * tile.subgroups * size
-    if floats:
-        return max(16 * (tile.outputs + tile.rows) * (tile.part // 8 + 1), results) + 4 * tile.rows
+def _float_bytes(tile: MatrixTile, m: int, n: int) -> int:
+    """Of shared memory that a workgroup of product_matrix.comp has; of one of product_matrix_int8.comp below."""
+    parts = (tile.outputs + tile.rows) * (tile.part // 8 + 1)
+    wide, narrow = (tile.subgroups * m * (tiles * n // 4 + 1) for tiles in (tile.outputs // n // tile.beside, 1))
+    return 16 * max(parts, wide if wide <= parts else narrow) + 4 * tile.rows
+
+
+def _byte_bytes(tile: MatrixTile, size: int, type: TensorType) -> int:
+    """size: elements of one matrix of results."""
     factors = (2 if type in _MINIMA else 1) * (tile.part // 32)
     row = 8 * (tile.part // 8 + 2)
-    weights = max(tile.outputs * row, results)
+    weights = max(tile.outputs * row, 4 * tile.subgroups * size)
     return weights + tile.rows * row + 4 * factors * (tile.outputs + tile.rows)
 
 
