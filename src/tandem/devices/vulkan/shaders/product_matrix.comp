@@ -49,8 +49,8 @@ shared uvec4 tile[CELLS > RESULTS ? CELLS : RESULTS];
 // What turns a row's sums back: powers of two.
 shared float row_inverse[ROWS];
 
-// Whether a part is unpacked between the multiplications of the one before: where each lane brings blocks of both sides, so
-// that nothing branches there. Others unpack when they store. (A sum, as Mesa 25 crashes at an && of such.)
+// Whether a part is unpacked between the multiplications of the one before: where each lane brings one block of each side,
+// so that nothing branches there and registers suffice. Others unpack when they store. (A sum, as Mesa 25 crashes at an &&.)
 const uint UNEVEN = OUTPUTS * BLOCKS % LANES + ROWS * BLOCKS % LANES;
 const bool BETWEEN = (HALVES ? 1 : UNEVEN + W_EACH + X_EACH - 2) == 0;
 
@@ -122,7 +122,7 @@ void bring(uint first, uint end) {
     }
 }
 
-// The factors of the part that came; zero for weights behind the end.
+// The factors of the part that came: zero for weights behind the end, which only parts of several blocks have.
 void take_factors(uint first, uint end) {
     if (HALVES) return;
     [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
@@ -244,7 +244,7 @@ void main() {
                     sums[r * OUTPUT_TILES + o] = coopMatMulAdd(a[r], b, sums[r * OUTPUT_TILES + o]);
                 if (BETWEEN) {
                     // Pieces of the next part, spread evenly. Without `min`, which changes nothing, NVIDIA's compiler moves most
-                    // of them behind the multiplications, which then took 12 % longer.
+                    // of them behind the last multiplication: 14 % more time.
                     uint slot = k * OUTPUT_TILES + o;
                     [[unroll]] for (uint piece = slot * PIECES / SLOTS; piece < min(PIECES, (slot + 1) * PIECES / SLOTS); ++piece) unpack(piece);
                     if (slot + 1 == SLOTS) bring(first + 2 * BLOCKS, end);
