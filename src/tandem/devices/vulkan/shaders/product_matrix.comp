@@ -1,8 +1,8 @@
 // y = W x with cooperative matrices: float16 in, float32 sums. The subgroups of a workgroup make ROWS x OUTPUTS of y, and
-// take PART elements of the sum at a time through shared memory. While they multiply, the next are unpacked, and those after
-// them on their way. A sum may be cut into splits, each with a result of its own. A row of x is scaled by a power of two so that its largest element is
-// near 2^12: whatever the residual stream holds, nothing overflows float16, and what is 2^26 times smaller is still a
-// normal number.
+// take PART elements of the sum at a time through shared memory. While they multiply, the next are on their way, or are
+// unpacked, and those after them are on their way. A sum may be cut into splits, each with a result of its own. A row of x
+// is scaled by a power of two so that its largest element is near 2^12: whatever the residual stream holds, nothing
+// overflows float16, and what is 2^26 times smaller is still a normal number.
 #version 460
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
